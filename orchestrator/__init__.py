@@ -1,0 +1,1 @@
+"""Fan a collection of items out over a Prefect deployment."""
