@@ -142,7 +142,7 @@ class Gateway(Protocol):
         ...
 
     async def find_by_keys(self, flow_id: str, keys: Sequence[str]) -> Mapping[str, Run]:
-        """Runs of that flow by idempotency key; keys without a run are absent. Any number of keys; asks in pages of 200."""
+        """Runs of that flow by idempotency key; keys without a run are absent. Asks in pages of 200."""
         ...
 
     async def read_runs(self, ids: Sequence[RunId]) -> Mapping[RunId, Run]:
@@ -165,7 +165,7 @@ class Gateway(Protocol):
         ...
 
     async def publish_page(self, run_id: RunId | None, key: str, markdown: str) -> None:
-        """Create or replace the live page on the parent's run (an artifact); with run_id None, a keyed artifact only."""
+        """Create or replace the live page (an artifact) on the parent's run; with run_id None, a keyed one only."""
         ...
 
     async def emit(self, event: str, job_id: str, payload: Mapping[str, Any]) -> None:
