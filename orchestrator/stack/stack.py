@@ -1,0 +1,498 @@
+"""`Stack`: server on SQLite, work pools, workers, deployments, in a folder and on a port of their own."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from orchestrator.errors import ConfigurationError, EngineError
+from orchestrator.stack.processes import MARK_VARIABLE, Guard, end_marked, marked, send, spawn
+
+_RECORD = "stack.json"
+_HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback: never through a proxy
+
+# What a process work pool's template says of its jobs. Source: prefect workers/process.py
+# (ProcessWorker.get_default_base_job_template), 3.8.8; a test compares the two.
+_PROCESS_JOB = ("command", "env", "labels", "name", "stream_output", "working_dir")
+
+
+class StackError(EngineError):
+    """A part of the embedded stack did not start, or ended by itself; the text ends with the tail of its log."""
+
+
+def process_template(command: str | None) -> dict[str, Any]:
+    """Base job template of a process work pool whose runs start with `command` unless a deployment says otherwise.
+
+    With a command of its own a run costs one interpreter start instead of two (1.0 to 1.6 s less on two cores); in
+    exchange the worker itself, not a fresh process, loads a flow's `on_cancellation` and `on_crashed` hooks.
+    Source: prefect workers/process.py, runner/_workspace_starter.py, 3.8.8.
+    """
+    text = {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}
+    mapping = {"type": "object", "additionalProperties": {"type": "string"}}
+    properties: dict[str, Any] = {
+        "name": text | {"title": "Name", "description": "Name given to infrastructure created by a worker."},
+        "env": mapping
+        | {
+            "title": "Environment Variables",
+            "additionalProperties": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            "description": "Environment variables to set when starting a flow run.",
+        },
+        "labels": mapping | {"title": "Labels", "description": "Labels applied to infrastructure created by a worker."},
+        "command": text
+        | {"title": "Command", "default": command, "description": "The command to use when starting a flow run."},
+        "stream_output": {
+            "type": "boolean",
+            "title": "Stream Output",
+            "default": True,
+            "description": "If enabled, workers will stream output from flow run processes to local standard output.",
+        },
+        "working_dir": {
+            "anyOf": [{"format": "path", "type": "string"}, {"type": "null"}],
+            "title": "Working Directory",
+            "default": None,
+            "description": "Folder in which flow run processes start; by default a temporary one.",
+        },
+    }
+    return {
+        "job_configuration": {name: f"{{{{ {name} }}}}" for name in _PROCESS_JOB},
+        "variables": {"type": "object", "properties": properties},
+    }
+
+
+class Stack:
+    """A Prefect of one's own; a context manager.
+
+        with Stack() as stack:
+            stack.deploy(Path("prefect.yaml"))
+            subprocess.run([...], env=stack.environment)
+
+    Safe against Ctrl-C, exceptions, the interpreter's end and our own SIGKILL: no process is left.
+
+    Args:
+        home: Folder for database, logs, results (it becomes `PREFECT_HOME`); kept afterwards, and a second start
+            finds what the first left there. None: a temporary folder, removed at the end.
+        port: TCP port on 127.0.0.1; None: a free one.
+        pool: Name of the process work pool that is created and polled.
+        pool_limit: Most runs of that pool at once; None: no limit.
+        workers: Workers started with the stack, each polling every second.
+        worker_limit: Most runs per worker at once; None: no limit.
+        fast_starts: Start runs with one interpreter instead of two (`process_template`); False: Prefect's default.
+        settings: More environment variables for the server, the workers and `environment`, e.g. Prefect settings.
+        start_seconds: Deadline of each part's start.
+        stop_seconds: Grace that processes get between SIGTERM and SIGKILL.
+
+    Raises:
+        ConfigurationError: the home folder or the port is in use by another stack or process.
+        StackError: a part did not start.
+    """
+
+    def __init__(
+        self,
+        home: Path | None = None,
+        port: int | None = None,
+        *,
+        pool: str = "local",
+        pool_limit: int | None = None,
+        workers: int = 1,
+        worker_limit: int | None = None,
+        fast_starts: bool = True,
+        settings: Mapping[str, str] | None = None,
+        start_seconds: float = 120,
+        stop_seconds: float = 10,
+    ) -> None:
+        self.pool = pool
+        self._pool_limit, self._workers_wanted, self._worker_limit = pool_limit, workers, worker_limit
+        self._fast_starts = fast_starts
+        self._settings = dict(settings or {})
+        self._start_seconds, self._stop_seconds = start_seconds, stop_seconds
+        self._own_home = home is None
+        self._home = home
+        self._wanted_port = port
+        self._port = 0
+        self._mark = secrets.token_hex(16)
+        self._guard: Guard | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._released = False
+
+    # -- what it is
+
+    @property
+    def home(self) -> Path:
+        """`PREFECT_HOME` of everything in the stack: database, `logs/`, results."""
+        if self._home is None:
+            raise RuntimeError("the stack has not been started")
+        return self._home
+
+    @property
+    def ui_url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def api_url(self) -> str:
+        return f"{self.ui_url}/api"
+
+    @property
+    def workers(self) -> list[str]:
+        """Names of the workers that run."""
+        return [name for name, process in self._workers.items() if process.poll() is None]
+
+    @property
+    def own_settings(self) -> dict[str, str]:
+        """The variables that point a client at this stack and at nothing else; see `environment`."""
+        return {
+            "PREFECT_HOME": str(self.home),
+            "PREFECT_PROFILES_PATH": str(self.home / "profiles.toml"),
+            "PREFECT_API_URL": self.api_url,
+            "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            "DO_NOT_TRACK": "1",
+            "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1,localhost"])),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_CLI_PROMPT": "false",
+            **self._settings,
+        }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """A whole environment for clients (`subprocess.run(..., env=...)`): ours without any `PREFECT_*`, plus theirs.
+
+        The user's profile, API key and server settings do not reach into the stack.
+        """
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_") and k != MARK_VARIABLE}
+        return inherited | self.own_settings
+
+    def processes(self) -> list[int]:
+        """Ids of all running processes of the stack, flow runs and their children included."""
+        return marked(self._mark)
+
+    @contextmanager
+    def activated(self) -> Iterator[Self]:
+        """Within: this process is a client of the stack too (`os.environ`, and Prefect's settings once imported)."""
+        before = dict(os.environ)
+        self._set_environment(self.environment)
+        try:
+            yield self
+        finally:
+            self._set_environment(before)
+
+    @staticmethod
+    def _set_environment(environment: Mapping[str, str]) -> None:
+        os.environ.clear()
+        os.environ.update(environment)
+        context = sys.modules.get("prefect.context")
+        if context is not None:  # settings were read when Prefect was imported; make it read them again
+            context.refresh_global_settings_context()
+
+    # -- start and stop
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start server, pool and workers; returns when the workers are online. On any error everything is stopped."""
+        if self._home is None:
+            self._home = Path(tempfile.mkdtemp(prefix="orchestrator-stack-"))
+        else:
+            self._home = self._home.expanduser().resolve()
+            self._refuse_home_in_use()
+        (self._home / "logs").mkdir(parents=True, exist_ok=True)
+        atexit.register(self.stop)
+        try:
+            self._guard = Guard(self._mark, self._stop_seconds)
+            self.start_server()
+            self.create_pool(self.pool, limit=self._pool_limit)
+            names = [self.start_worker(wait=False) for _ in range(self._workers_wanted)]
+            for name in names:
+                self._await_worker(name, self.pool)
+            self._write_record()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End every process of the stack (SIGTERM, grace, SIGKILL) and remove a temporary home. Idempotent.
+
+        Workers go first, so that nothing new starts; then the runs, which may still report to the server; then it.
+        An interrupt while waiting ends the grace at once.
+        """
+        if self._home is None or self._released:
+            return
+        try:
+            self._end_workers()
+            server = {self._server.pid} if self._server else set()
+            self._end([pid for pid in self.processes() if pid not in server])
+            self.stop_server()
+            end_marked(self._mark, self._stop_seconds)
+        finally:
+            end_marked(self._mark, 0)
+            self._reap()
+            if self._guard:
+                self._guard.release()
+                self._guard = None
+            (self._home / _RECORD).unlink(missing_ok=True)
+            if self._own_home:
+                shutil.rmtree(self._home, ignore_errors=True)
+            atexit.unregister(self.stop)
+            self._server = None
+            self._workers.clear()
+
+    def release(self) -> None:
+        """Leave the stack running when this process ends; `Stack.stop_left(home)` stops it later."""
+        self._released = True
+        if self._guard:
+            self._guard.release()
+            self._guard = None
+        atexit.unregister(self.stop)
+
+    @classmethod
+    def stop_left(cls, home: Path, stop_seconds: float = 10) -> int:
+        """Stop a stack that `release` left running in that home; returns how many processes were ended.
+
+        Raises:
+            ConfigurationError: no stack was left there.
+        """
+        record = home.expanduser() / _RECORD
+        try:
+            left = json.loads(record.read_text())
+        except (OSError, ValueError) as e:
+            raise ConfigurationError(f"no stack was left running in {home}") from e
+        ended = end_marked(left["mark"], stop_seconds)
+        record.unlink(missing_ok=True)
+        if left["own_home"]:
+            shutil.rmtree(home, ignore_errors=True)
+        return ended
+
+    def _write_record(self) -> None:
+        facts = {"mark": self._mark, "api_url": self.api_url, "ui_url": self.ui_url, "own_home": self._own_home}
+        (self.home / _RECORD).write_text(json.dumps(facts))
+
+    def _refuse_home_in_use(self) -> None:
+        record = self.home / _RECORD
+        try:
+            other = json.loads(record.read_text())
+        except (OSError, ValueError):
+            return
+        if marked(other["mark"]):
+            raise ConfigurationError(
+                f"a stack already runs in {self.home} ({other['ui_url']}); "
+                f"stop it with `orchestrator up --stop {self.home}`, or choose another folder"
+            )
+
+    # -- the server
+
+    def start_server(self) -> None:
+        """Start the server (on the same port as before, if it ran before) and wait until it is healthy."""
+        for last in (False, False, True):
+            self._port = self._port or self._wanted_port or _free_port()
+            log = self._log("server")
+            begin = log.stat().st_size if log.exists() else 0
+            command = ["server", "start", "--host", "127.0.0.1", "--port", str(self._port)]
+            self._server = self._prefect(command, log)
+            try:
+                self._await_server(begin)
+                return
+            except StackError:
+                taken = "already in use" in _tail(log, begin)
+                if taken and self._wanted_port:
+                    raise ConfigurationError(
+                        f"port {self._wanted_port} is in use; choose another", field="port"
+                    ) from None
+                if last or not taken:
+                    raise
+                self._port = 0  # somebody was faster on that free port
+
+    def stop_server(self) -> None:
+        """Stop the server in order; its database stays, `start_server` continues with it."""
+        if self._server:
+            self._end([self._server.pid])
+            self._server.wait()
+
+    def kill_server(self) -> None:
+        """SIGKILL the server: what it held in memory is lost."""
+        if self._server:
+            self._server.kill()
+            self._server.wait()
+
+    def _await_server(self, log_begin: int) -> None:
+        process, log = self._server, self._log("server")
+        assert process is not None
+
+        def healthy() -> bool:
+            if process.poll() is not None:
+                raise StackError(f"the Prefect server ended at its start ({log}):\n{_tail(log, log_begin)}")
+            try:
+                return self.request("GET", "/health") is True
+            except EngineError:
+                return False
+
+        self._await(healthy, f"the Prefect server was not healthy after {self._start_seconds:g} s", log)
+
+    # -- pools and workers
+
+    def create_pool(self, name: str, *, limit: int | None = None) -> None:
+        """Create a process work pool, or set the limit of the one that exists."""
+        command = f"{sys.executable} -m prefect.engine" if self._fast_starts else None
+        body = {"name": name, "type": "process", "base_job_template": process_template(command)}
+        try:
+            self.request("POST", "/work_pools/", body | {"concurrency_limit": limit})
+        except StackError:
+            self.request("PATCH", f"/work_pools/{name}", {"concurrency_limit": limit})
+
+    def start_worker(
+        self, name: str | None = None, *, pool: str | None = None, limit: int | None = None, wait: bool = True
+    ) -> str:
+        """Start a worker and, with `wait`, wait until the server sees it online; returns its name."""
+        name = name or f"worker-{secrets.token_hex(3)}"
+        pool = pool or self.pool
+        command = ["worker", "start", "--type", "process", "--pool", pool, "--name", name]
+        limit = limit or self._worker_limit
+        if limit is not None:
+            command += ["--limit", str(limit)]
+        self._workers[name] = self._prefect(command, self._log(name))
+        if wait:
+            self._await_worker(name, pool)
+        return name
+
+    def stop_worker(self, name: str) -> None:
+        """Ask a worker to end and wait for it; runs it started are ended with it."""
+        process = self._workers.pop(name)
+        self._end([process.pid])
+        process.wait()
+
+    def kill_worker(self, name: str) -> None:
+        """SIGKILL a worker; the runs that it started keep running, with nobody to watch them."""
+        process = self._workers.pop(name)
+        process.kill()
+        process.wait()
+
+    def _await_worker(self, name: str, pool: str) -> None:
+        process, log = self._workers[name], self._log(name)
+
+        def online() -> bool:
+            if process.poll() is not None:
+                raise StackError(f"the Prefect worker ended at its start ({log}):\n{_tail(log)}")
+            workers = self.request("POST", f"/work_pools/{pool}/workers/filter", {})
+            return any(w["name"] == name and w["status"] == "ONLINE" for w in workers)
+
+        self._await(online, f"the Prefect worker was not online after {self._start_seconds:g} s", log)
+
+    # -- deployments and requests
+
+    def deploy(self, path: Path, *names: str) -> None:
+        """Deploy the named deployments of a `prefect.yaml`, by default all; relative paths in it count from its folder.
+
+        Raises:
+            StackError: `prefect deploy` failed; the text ends with what it printed.
+        """
+        path = path.resolve()
+        which = [part for name in names for part in ("--name", name)] or ["--all"]
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", path.name, *which],
+            cwd=path.parent,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        with self._log("deploy").open("a") as log:
+            log.write(done.stdout + done.stderr)
+        if done.returncode != 0:
+            printed = (done.stdout + done.stderr).strip().splitlines()[-20:]
+            raise StackError(f"`prefect deploy` of {path} failed:\n" + "\n".join(printed))
+
+    def request(self, method: str, path: str, body: Any = None) -> Any:
+        """One HTTP request to the server's API; the decoded JSON answer, None when there is none.
+
+        Raises:
+            StackError: the server cannot be reached or answers with an error.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self.api_url + path, data=data, method=method, headers={"content-type": "application/json"}
+        )
+        try:
+            with _HTTP.open(request, timeout=30) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as e:
+            raise StackError(f"{method} {path}: HTTP {e.code}: {e.read()[:500]!r}") from e
+        except (OSError, urllib.error.URLError) as e:
+            raise StackError(f"{method} {path}: {e}") from e
+        return json.loads(text) if text else None
+
+    # -- processes
+
+    def _log(self, name: str) -> Path:
+        return self.home / "logs" / f"{name}.log"
+
+    def _prefect(self, arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+        # In the home folder, so that no .env, prefect.toml or pyproject.toml of the current one is read.
+        command = [sys.executable, "-m", "prefect", *arguments]
+        environment = self.environment | {MARK_VARIABLE: self._mark}
+        return spawn(command, environment=environment, folder=self.home, log=log)
+
+    def _await(self, holds: Callable[[], bool], complaint: str, log: Path) -> None:
+        end = time.monotonic() + self._start_seconds
+        while not holds():
+            if time.monotonic() > end:
+                raise StackError(f"{complaint} ({log}):\n{_tail(log)}")
+            time.sleep(0.05)
+
+    def _end_workers(self) -> None:
+        self._end([p.pid for p in self._workers.values() if p.poll() is None])
+        for process in self._workers.values():
+            process.wait()
+
+    def _end(self, pids: list[int]) -> None:
+        """SIGTERM, wait at most the grace, SIGKILL."""
+        send(pids, signal.SIGTERM)
+        end = time.monotonic() + self._stop_seconds
+        try:
+            while time.monotonic() < end and self._alive(pids):
+                time.sleep(0.05)
+        finally:
+            send(self._alive(pids), signal.SIGKILL)
+
+    def _alive(self, pids: list[int]) -> list[int]:
+        self._reap()
+        return [pid for pid in self.processes() if pid in pids]
+
+    def _reap(self) -> None:
+        for process in (self._server, *self._workers.values()):
+            if process:
+                process.poll()
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def _tail(log: Path, begin: int = 0, lines: int = 25) -> str:
+    try:
+        text = log.read_bytes()[begin:].decode(errors="replace")
+    except OSError:
+        return "(no log)"
+    return "\n".join(text.splitlines()[-lines:])
