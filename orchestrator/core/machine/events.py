@@ -1,0 +1,254 @@
+"""News in the past tense, orders in the imperative: all that goes into the machine and all that comes out.
+
+Every event and command about a batch names the attempt it is about: news of an older attempt is recognised and ignored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.core.killswitch import Switch
+from orchestrator.core.model import BatchOutcome, Phase, Progress, Reading, RunId, StopRecord, Verdict
+
+# ------------------------------------------------------------------ events
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The parent begins to act (after `Restored` and adoptions, when it takes over)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """On resume: the folder shows that this attempt was over before this parent began; `phase` if Prefect knows it."""
+
+    batch: int
+    attempt: int
+    reading: Reading
+    phase: Phase | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The child run exists (created now, found under its key, or adopted on resume)."""
+
+    batch: int
+    attempt: int
+    run: RunId
+    phase: Phase
+    started: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionDeferred:
+    """Prefect could not be asked to create it; nothing was created."""
+
+    batch: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionLost:
+    """The creation was sent and its answer lost: the child may exist."""
+
+    batch: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionRefused:
+    """Prefect refused the creation for good."""
+
+    batch: int
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionAbsent:
+    """Asked by key: no such child exists (yet)."""
+
+    batch: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunSeen:
+    """The record of a child run was read."""
+
+    batch: int
+    attempt: int
+    phase: Phase
+    started: bool = False
+    state_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunVanished:
+    """The record of a child run was asked for and not returned: it was deleted."""
+
+    batch: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """News of the items of a running child."""
+
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The ledger of an attempt that is over was read; later records of it do not count."""
+
+    batch: int
+    attempt: int
+    reading: Reading
+
+
+@dataclass(frozen=True, slots=True)
+class CloseFailed:
+    """The ledger could not be read in spite of many tries."""
+
+    batch: int
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """Somebody wants the job stopped (a person, the parent's cancellation, an error of ours)."""
+
+    record: StopRecord
+    written: bool = False  # it was read from the job folder, so it need not be written again
+
+
+@dataclass(frozen=True, slots=True)
+class ControlChanged:
+    """An operator changed how the job runs; None leaves a value as it is."""
+
+    max_in_flight: int | None = None
+    paused: bool | None = None
+    kill_switch: Switch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """A newer parent took this job over: this one acts no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time has passed."""
+
+
+Event = (
+    Started
+    | Restored
+    | Submitted
+    | SubmissionDeferred
+    | SubmissionLost
+    | SubmissionRefused
+    | SubmissionAbsent
+    | RunSeen
+    | RunVanished
+    | Progressed
+    | Closed
+    | CloseFailed
+    | StopRequested
+    | ControlChanged
+    | Superseded
+    | Ticked
+)
+
+BatchEvent = (
+    Restored
+    | Submitted
+    | SubmissionDeferred
+    | SubmissionLost
+    | SubmissionRefused
+    | SubmissionAbsent
+    | RunSeen
+    | RunVanished
+    | Closed
+    | CloseFailed
+)
+
+# ------------------------------------------------------------------ commands
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Create the child run of this attempt (under its key: twice is once)."""
+
+    batch: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """Find out by key whether the child run of this attempt exists."""
+
+    batch: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Ask Prefect to cancel these runs (CANCELLING; asked is not done)."""
+
+    runs: tuple[RunId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Read what the ledger says of this attempt, and revoke it unless it ended by itself.
+
+    `phase` is the terminal state that was read; None when the run vanished or was not seen to end.
+    """
+
+    batch: int
+    attempt: int
+    phase: Phase | None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteStop:
+    """Write the stop into the job folder, before anything else happens."""
+
+    record: StopRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """For those who watch: a batch is over. Nothing is to be done."""
+
+    batch: int
+    attempt: int
+    outcome: BatchOutcome
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TryAgain:
+    """For those who watch: an attempt was lost and the batch waits for the next one. Nothing is to be done."""
+
+    batch: int
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The job is over."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class StandDown:
+    """Another parent owns the job: end without touching anything."""
+
+
+Command = Submit | Resolve | Cancel | Close | WriteStop | Settle | TryAgain | Finish | StandDown

@@ -1,0 +1,175 @@
+"""The step: one event in, commands out. Here is what concerns the job as a whole."""
+
+from __future__ import annotations
+
+from orchestrator.core.machine import events as ev
+from orchestrator.core.machine.batches import on_batch_event, on_progress, stop
+from orchestrator.core.machine.events import Command, Event
+from orchestrator.core.machine.state import BatchState, State
+from orchestrator.core.machine.table import Stage
+from orchestrator.core.model import Phase, RunId, StopCause, StopRecord, Verdict
+
+_VERDICTS = {
+    StopCause.TRIPPED: Verdict.TRIPPED,
+    StopCause.ENOUGH: Verdict.ENOUGH,
+    StopCause.REQUESTED: Verdict.CANCELLED,
+    StopCause.PARENT_CANCELLED: Verdict.CANCELLED,
+    StopCause.FAILED: Verdict.FAILED,
+}
+
+
+def step(state: State, event: Event, at: float) -> list[Command]:
+    """What to do now that `event` has happened.
+
+    Args:
+        state: The job; changed in place.
+        event: What happened.
+        at: When, in seconds on the job's own clock; a time before an earlier one counts as that.
+
+    Returns:
+        Commands in the order in which they are to be carried out.
+
+    Raises:
+        InvalidTransitionError: the event cannot happen in this state; the state is unchanged.
+    """
+    state.tally.now = max(state.tally.now, at)
+    if state.is_over:
+        return on_batch_event(state, event) if isinstance(event, ev.Submitted) and not state.stood_down else []
+    match event:
+        case ev.Started():
+            state.begun = True
+            state.tally.started = state.tally.last_progress = state.tally.now
+            commands: list[Command] = []
+        case ev.Ticked():
+            commands = _on_time(state)
+        case ev.Progressed():
+            commands = on_progress(state, event)
+        case ev.StopRequested():
+            commands = stop(state, event.record, written=event.written)
+        case ev.ControlChanged():
+            commands = _on_control(state, event)
+        case ev.Superseded():
+            state.stood_down = True
+            return [ev.StandDown()]
+        case ev.Restored():
+            commands = on_batch_event(state, event)
+        case _:
+            commands = on_batch_event(state, event)
+    if not state.begun:
+        return commands  # nothing is decided before all is restored
+    commands += _ask_switches(state, event)
+    commands += _cancel_children(state)
+    commands += _fill(state)
+    if state.tally.settled_batches == len(state.batches):
+        state.verdict = _VERDICTS[state.stop.cause] if state.stop else Verdict.COMPLETED
+        commands.append(ev.Finish(state.verdict))
+    return commands
+
+
+# ------------------------------------------------------------------ switches
+
+
+def _ask_switches(state: State, event: Event) -> list[Command]:
+    if state.stop is not None:
+        return []
+    if (switch := state.kill_switch) is not None and switch.evaluate(state.tally):
+        clause = switch.clause(state.tally) or str(switch)
+        state.tripped_clause, state.tripped_numbers = clause, switch.numbers(state.tally)
+        state.tripped_batch = _batch_of(event)
+        record = StopRecord(state.setup.on_trip, StopCause.TRIPPED, f"kill switch: {clause}", "kill switch")
+        return stop(state, record)
+    if (enough := state.setup.enough_when) is not None and enough.evaluate(state.tally):
+        clause = enough.clause(state.tally) or str(enough)
+        return stop(state, StopRecord(state.setup.on_trip, StopCause.ENOUGH, f"enough: {clause}", "enough_when"))
+    return []
+
+
+def _batch_of(event: Event) -> int | None:
+    return event.progress.batch if isinstance(event, ev.Progressed) else getattr(event, "batch", None)
+
+
+# ------------------------------------------------------------------ time
+
+
+def _on_time(state: State) -> list[Command]:
+    commands: list[Command] = []
+    now, setup = state.tally.now, state.setup
+    overdue = state.cancelling and now >= state.stop_at + setup.cancel_deadline
+    for index in sorted(state.active):
+        batch = state.batches[index]
+        if batch.stage is Stage.CLOSING:
+            continue
+        if overdue:
+            batch.unconfirmed = True
+            state.move_by_time(batch, Stage.CLOSING)
+            commands.append(ev.Close(index, batch.attempt, None))
+        elif batch.stage is Stage.UNKNOWN and batch.ask_at is not None and now >= batch.ask_at:
+            batch.ask_at = None
+            # Creating again under the same key is the surest question; after a stop only asking is allowed.
+            commands.append((ev.Resolve if state.stop else ev.Submit)(index, batch.attempt))
+        elif batch.stage is Stage.IN_FLIGHT and (reason := _too_long(state, batch)) is not None:
+            batch.giving_up = reason
+            state.move_by_time(batch, Stage.STOPPING)
+            commands += [ev.Cancel((batch.run,))] if batch.run else []
+    return commands
+
+
+def _too_long(state: State, batch: BatchState) -> str | None:
+    since = state.tally.now - batch.phase_since
+    limit = state.setup.batch_timeout
+    if batch.phase is Phase.PENDING and since > state.setup.start_timeout:
+        return f"it did not start within {state.setup.start_timeout:g} s of Pending"
+    if batch.phase is Phase.RUNNING and limit is not None and since > limit:
+        return f"it ran longer than batch_timeout_seconds={limit:g}"
+    return None
+
+
+def _cancel_children(state: State) -> list[Command]:
+    """After a cancelling stop: at once what does not run yet; running children once their items had their grace."""
+    if not state.cancelling:
+        return []
+    graced = state.tally.now >= state.stop_at + state.setup.item_grace
+    runs: list[RunId] = []
+    for index in sorted(state.active):
+        batch = state.batches[index]
+        if batch.stage is Stage.IN_FLIGHT and batch.run and (graced or batch.phase is not Phase.RUNNING):
+            state.move_by_time(batch, Stage.STOPPING)
+            runs.append(batch.run)
+    return [ev.Cancel(tuple(runs))] if runs else []
+
+
+# ------------------------------------------------------------------ the window
+
+
+def _fill(state: State) -> list[Command]:
+    commands: list[Command] = []
+    if state.stop is not None or state.paused or state.tally.now < state.submit_not_before:
+        return commands
+    while len(state.active) < state.window and state.submitting < state.setup.submit_concurrency:
+        if (index := _next(state)) is None:
+            break
+        batch = state.batches[index]
+        state.move_by_time(batch, Stage.SUBMITTING)
+        commands.append(ev.Submit(index, batch.attempt))
+    return commands
+
+
+def _next(state: State) -> int | None:
+    if state.retry:
+        return state.retry.popleft()
+    while state.next_new < len(state.batches):
+        batch = state.batches[state.next_new]
+        state.next_new += 1
+        if batch.stage is Stage.WAITING and batch.attempt == 0:
+            return batch.index
+    return None
+
+
+def _on_control(state: State, event: ev.ControlChanged) -> list[Command]:
+    if event.max_in_flight is not None:
+        state.window = max(1, event.max_in_flight)
+    if event.paused is not None:
+        state.paused = event.paused
+    if event.kill_switch is not None:
+        state.kill_switch = event.kill_switch
+    return []

@@ -1,0 +1,212 @@
+"""How a job ended: every item in exactly one count, and why, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from orchestrator.core.machine.state import State
+from orchestrator.core.model import BatchOutcome, Failure, Verdict
+from orchestrator.errors import ConfigurationError
+
+EXIT_CODES = {
+    Verdict.COMPLETED: 0,
+    Verdict.ENOUGH: 0,
+    Verdict.TRIPPED: 1,
+    Verdict.FAILED: 1,
+    Verdict.CANCELLED: 4,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ItemCounts:
+    """Items by outcome; the last four add up to `total`."""
+
+    total: int
+    succeeded: int
+    failed: int
+    unknown: int
+    not_started: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """Batches by outcome; all but `total` add up to `total`."""
+
+    total: int
+    completed: int
+    failed: int
+    crashed: int
+    cancelled: int
+    not_submitted: int
+    unconfirmed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCluster:
+    """Failed items by error type; `example` is the text of one of them, None when none was kept."""
+
+    type: str
+    count: int
+    example: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KillSwitchReport:
+    """What the kill switch was, whether it tripped, on which clause and with which numbers (`at`)."""
+
+    expression: str | None
+    tripped: bool = False
+    clause: str | None = None
+    at: Mapping[str, float] = field(default_factory=dict)
+    batch: int | None = None
+    first_failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The end of a job.
+
+    Args:
+        verdict: How it ended; `failed_by_rule` says that `fail_if` holds although it ran to its end.
+        reason: One line for people; "" when there is nothing to explain.
+        seconds: Wall time of the parent that ended it.
+        max_in_flight: The bound that was in force at the start.
+        api_requests: Requests that this parent made to Prefect.
+        notes: Further lines that a person should read.
+    """
+
+    job_id: str
+    verdict: Verdict
+    failed_by_rule: bool
+    reason: str
+    deployment: str
+    seconds: float
+    items: ItemCounts
+    batches: BatchCounts
+    kill_switch: KillSwitchReport
+    errors: Sequence[ErrorCluster] = ()
+    max_in_flight: int = 0
+    max_in_flight_seen: int = 0
+    api_requests: int = 0
+    storage: str = ""
+    url: str | None = None
+    notes: Sequence[str] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line ends with. 0 completed or enough, 1 failed or tripped, 4 cancelled."""
+        return 1 if self.failed_by_rule else EXIT_CODES[self.verdict]
+
+    @property
+    def ok(self) -> bool:
+        """The job did what was asked of it."""
+        return self.exit_code == 0
+
+    @property
+    def headline(self) -> str:
+        """One line that says how it ended, e.g. "12 of 10,000 items failed"."""
+        n, total = self.items, self.items.total
+        if self.verdict is Verdict.COMPLETED:
+            bad = [(n.failed, "failed"), (n.unknown, "unknown"), (n.not_started, "not started")]
+            said = ", ".join(f"{count:,} {word}" for count, word in bad if count)
+            if not said:
+                return f"all {total:,} items succeeded" if total else "no items"
+            if n.failed and not n.unknown and not n.not_started:
+                return f"{n.failed:,} of {total:,} items failed"
+            return f"of {total:,} items: {n.succeeded:,} succeeded, {said}"
+        return f"{self.reason or self.verdict.value}; {n.succeeded:,} of {total:,} items succeeded"
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON, the form of `--json` and of `report.json`."""
+        data = asdict(self)
+        data["verdict"] = self.verdict.value
+        data["seconds"] = round(self.seconds, 3)
+        data["errors"] = [asdict(e) for e in self.errors]
+        data["notes"] = list(self.notes)
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        """A report from its JSON form.
+
+        Raises:
+            ConfigurationError: it is not one of ours (damaged, or of another version).
+        """
+        try:
+            switch = dict(data["kill_switch"])
+            first = switch.pop("first_failure", None)
+            known = {k: data[k] for k in cls.__dataclass_fields__ if k in data}
+            known.update(
+                verdict=Verdict(data["verdict"]),
+                items=ItemCounts(**data["items"]),
+                batches=BatchCounts(**data["batches"]),
+                kill_switch=KillSwitchReport(**switch, first_failure=Failure(**first) if first else None),
+                errors=tuple(ErrorCluster(**e) for e in data.get("errors", ())),
+                notes=tuple(data.get("notes", ())),
+            )
+            return cls(**known)
+        except (KeyError, TypeError, ValueError) as e:
+            raise ConfigurationError(
+                f"the job's report is damaged ({e}); settle it again with `orchestrator resume`"
+            ) from e
+
+
+def build_report(
+    state: State,
+    *,
+    job_id: str,
+    deployment: str,
+    failed_by_rule: bool,
+    api_requests: int = 0,
+    storage: str = "",
+    url: str | None = None,
+) -> Report:
+    """The report of a job whose machine is over.
+
+    Raises:
+        ValueError: it is not over, or its counts do not add up (a bug of ours).
+    """
+    if state.verdict is None:
+        raise ValueError("the job is not over")
+    tally, outcomes = state.tally, state.tally.outcomes
+    items = ItemCounts(tally.total, tally.succeeded, tally.failed, tally.unknown, tally.not_started)
+    if items.succeeded + items.failed + items.unknown + items.not_started != items.total:
+        raise ValueError(f"items do not add up: {items}")
+    tripped = state.verdict is Verdict.TRIPPED
+    return Report(
+        job_id=job_id,
+        verdict=state.verdict,
+        failed_by_rule=failed_by_rule,
+        reason=state.stop.reason if state.stop else "",
+        deployment=deployment,
+        seconds=tally.now - tally.started,
+        items=items,
+        batches=BatchCounts(
+            len(state.batches),
+            *(outcomes[o] for o in BatchOutcome),
+        ),
+        kill_switch=KillSwitchReport(
+            str(state.kill_switch) if state.kill_switch else None,
+            tripped,
+            (state.tripped_clause or (state.stop.reason if state.stop else None)) if tripped else None,
+            state.tripped_numbers if tripped else {},
+            state.tripped_batch if tripped else None,
+            tally.first_failure,
+        ),
+        errors=error_clusters(state),
+        max_in_flight=state.setup.max_in_flight,
+        max_in_flight_seen=state.max_in_flight_seen,
+        api_requests=api_requests,
+        storage=storage,
+        url=url,
+        notes=tuple(state.notes),
+    )
+
+
+def error_clusters(state: State) -> tuple[ErrorCluster, ...]:
+    """Failed items by error type, the most frequent first, at most twenty."""
+    counts = [(t, n) for t, n in state.tally.error_counts.most_common(20) if n > 0]
+    examples = state.tally.examples
+    return tuple(ErrorCluster(t, n, examples[t].text if t in examples else None) for t, n in counts)
