@@ -1,0 +1,190 @@
+"""A gateway without a server: deterministic, scriptable, in virtual time if one likes.
+
+Passes the same contract suite as the gateway to Prefect, and ships, so that users can test their own flows with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.core.model import Phase, Progress, RunId
+from orchestrator.engine.faults import Faults, SubmitFault, WaitFault
+from orchestrator.engine.gateway import CancelReply, Capacity, Deployment, Run, Submission
+from orchestrator.engine.simulated import INSTANT, TYPICAL, Child, Latencies, SimulatedRun
+from orchestrator.engine.simulation import SimulatedEngine
+from orchestrator.engine.transitions import Answer
+from orchestrator.errors import (
+    DeploymentNotFoundError,
+    EngineUnavailableError,
+    SubmissionRefusedError,
+    SubmissionUnknownError,
+)
+
+__all__ = ["INSTANT", "Child", "Faults", "Latencies", "MemoryGateway", "SimulatedEngine", "SimulatedRun", "complete"]
+
+_PAGE = 200
+_CANCEL_CHUNK = 50
+_BUSY_RETRIES = 20
+
+
+async def complete(run: SimulatedRun) -> Phase:
+    """A child that does nothing and does it well."""
+    return Phase.COMPLETED
+
+
+class MemoryGateway:
+    """The parent's door to a `SimulatedEngine`; see `gateway.Gateway` for what each method promises.
+
+    Args:
+        child: What every child run does. Ignored when `engine` is given.
+        capacity, latencies, faults: Of the engine made for it.
+        engine: Share this one (a second parent, or a parent started again).
+        submit_concurrency: Creations under way at once.
+    """
+
+    def __init__(
+        self,
+        child: Child = complete,
+        *,
+        capacity: int | None = None,
+        latencies: Latencies = TYPICAL,
+        faults: Faults | None = None,
+        engine: SimulatedEngine | None = None,
+        submit_concurrency: int = 1,
+    ) -> None:
+        self.engine = engine or SimulatedEngine(child, capacity=capacity, latencies=latencies, faults=faults)
+        self.requests = 0
+        self._creating = asyncio.Semaphore(submit_concurrency)
+
+    @property
+    def faults(self) -> Faults:
+        return self.engine.faults
+
+    async def find_deployment(self, name: str) -> Deployment:
+        await self._ask("find_deployment")
+        known = self.engine.deployments
+        for deployment in known.values():
+            if name in (deployment.name, deployment.id):
+                return deployment
+        raise DeploymentNotFoundError(name, difflib.get_close_matches(name, known, n=3, cutoff=0.5))
+
+    async def capacity(self, deployment: Deployment, work_queue_name: str | None = None) -> Capacity:
+        await self._ask("capacity", requests=3)
+        limit = self.engine.capacity
+        by = None if limit is None else f"work pool '{deployment.pool}' (limit {limit})"
+        return Capacity(limit=limit, limited_by=by, pool_paused=self.engine.paused, workers_online=1)
+
+    async def submit(self, submission: Submission) -> Run:
+        async with self._creating:
+            for tried in range(_BUSY_RETRIES):
+                await self._ask("submit", requests=2)
+                fault = self.faults.submit()
+                if fault is SubmitFault.BUSY:
+                    await asyncio.sleep(min(1.0, 0.05 * 2**tried))
+                    continue
+                return self._create(submission, fault)
+        raise EngineUnavailableError("Prefect's API answers 503 to every creation; its database is overloaded.")
+
+    def _create(self, submission: Submission, fault: SubmitFault | None) -> Run:
+        if fault is SubmitFault.UNAVAILABLE:
+            raise EngineUnavailableError("Prefect's API cannot be reached (simulated).")
+        if fault is SubmitFault.REFUSED:
+            raise SubmissionRefusedError("Prefect refused the child run (simulated).")
+        if fault is SubmitFault.LOST_REQUEST:
+            raise SubmissionUnknownError("the creation was not answered (simulated).", key=submission.key)
+        if submission.deployment.name not in self.engine.deployments:
+            raise SubmissionRefusedError(f"the deployment {submission.deployment.name!r} does not exist any more.")
+        run = self.engine.create(submission)
+        if fault is SubmitFault.LOST_ANSWER:
+            raise SubmissionUnknownError("the creation was not answered (simulated).", key=submission.key)
+        if run.deployment_id != submission.deployment.id:
+            raise SubmissionRefusedError(f"the key {submission.key!r} belongs to a run of another deployment.")
+        return run
+
+    async def find_by_keys(self, flow_id: str, keys: Sequence[str]) -> Mapping[str, Run]:
+        await self._ask("find_by_keys", requests=_pages(keys, _PAGE))
+        found = {key: self.engine.id_of(flow_id, key) for key in keys}
+        return {
+            key: run for key, id_ in found.items() if id_ is not None and (run := self.engine.read(id_)) is not None
+        }
+
+    async def read_runs(self, ids: Sequence[RunId]) -> Mapping[RunId, Run]:
+        await self._ask("read_runs", requests=_pages(ids, _PAGE))
+        return {id_: run for id_ in ids if (run := self.engine.read(id_)) is not None}
+
+    async def wait(self, run_id: RunId, timeout_seconds: float) -> Run | None:
+        await self._ask("wait", requests=2)
+        fault = self.faults.wait()
+        if fault is WaitFault.EARLY:
+            return None
+        if fault is WaitFault.RAISES:
+            raise EngineUnavailableError("the connection to Prefect's API was lost (simulated).")
+        if fault is WaitFault.NOT_FINAL:
+            return self.engine.read(run_id)
+        if fault is WaitFault.NEVER:
+            await asyncio.sleep(timeout_seconds)
+            return None
+        # A run that is gone already is told at once; one deleted later falls silent, as with Prefect.
+        if (ended := self.engine.listen(run_id)) is None:
+            return None
+        if not ended.done():
+            try:
+                await asyncio.wait([ended], timeout=timeout_seconds)
+                if not ended.done():
+                    return None
+            finally:
+                ended.cancel()
+            await asyncio.sleep(self.engine.latencies.news)
+        self.requests += 1
+        run = self.engine.read(run_id)
+        return run if run is not None and run.phase.is_terminal else None
+
+    async def request_cancel(self, ids: Sequence[RunId]) -> Mapping[RunId, CancelReply]:
+        replies: dict[RunId, CancelReply] = {}
+        for start in range(0, len(ids), _CANCEL_CHUNK):
+            chunk = ids[start : start + _CANCEL_CHUNK]
+            try:
+                await self._ask("request_cancel")
+            except EngineUnavailableError:
+                if self.faults.coin():  # carried out, and nobody told us
+                    for id_ in chunk:
+                        self.engine.cancel(id_)
+                raise
+            replies.update((id_, self._cancel(id_)) for id_ in chunk)
+        return replies
+
+    def _cancel(self, run_id: RunId) -> CancelReply:
+        result = self.engine.cancel(run_id)
+        if result is None:
+            return CancelReply.GONE
+        said, phase = result
+        if phase is Phase.CANCELLED and said is Answer.REJECT:
+            return CancelReply.CANCELLED
+        return CancelReply.REQUESTED if phase is Phase.CANCELLING else CancelReply.ENDED
+
+    async def read_progress(self, ids: Sequence[RunId]) -> Sequence[Progress]:
+        await self._ask("read_progress", requests=_pages(ids, _PAGE))
+        return [progress for id_ in ids for progress in self.engine.progress_of(id_)]
+
+    async def publish_page(self, run_id: RunId | None, key: str, markdown: str) -> None:
+        await self._ask("publish_page")
+        self.engine.pages[(run_id, key)] = markdown
+
+    async def emit(self, event: str, job_id: str, payload: Mapping[str, Any]) -> None:
+        self.engine.events.append((event, job_id, dict(payload)))
+
+    async def close(self) -> None:
+        """Nothing to release: the engine and its children go on."""
+
+    async def _ask(self, method: str, requests: int = 1) -> None:
+        self.requests += requests
+        await asyncio.sleep(self.engine.latencies.request * requests)
+        if self.faults.is_out(method, self.engine.now()):
+            raise EngineUnavailableError("Prefect's API cannot be reached (simulated).")
+
+
+def _pages(asked: Sequence[object], size: int) -> int:
+    return -(-len(asked) // size)
