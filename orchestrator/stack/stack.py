@@ -342,8 +342,9 @@ class Stack:
             if process.poll() is not None:
                 raise StackError(f"the Prefect server ended at its start ({log}):\n{_tail(log, log_begin)}")
             try:
-                return self.request("GET", "/health") is True
-            except EngineError:
+                # Healthy is not enough: on a port that somebody else took meanwhile, theirs would answer.
+                return self.request("GET", "/admin/settings")["home"] == str(self.home)
+            except StackError:
                 return False
 
         self._await(healthy, f"the Prefect server was not healthy after {self._start_seconds:g} s", log)
