@@ -1,0 +1,84 @@
+# Everything runs in .venv, made from the committed lock files; the first call of a target makes it, later calls start at once.
+#
+#   make demo    see it work: a Prefect of its own, the demo job, the report       (ARGS="--trip", ARGS="--keep")
+#   make test    lint, types, import rules, all tests                              (ARGS="-k words" narrows the tests)
+#   make lint    the first three of these
+#   make bench   measurements, as printed in benchmarks/README.md
+#   make chaos   faults on a real stack
+#   make lock    resolve the lock files anew
+#   make clean   remove .venv and caches
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench chaos lock clean
+
+# The first Python that is new enough; name another with PYTHON=...
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+ARGS ?=
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: .venv/.run
+	@$(BIN)/orchestrator demo $(ARGS)
+
+test: lint
+	@$(BIN)/python -m pytest --durations=15 $(ARGS)
+
+lint: .venv/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: .venv/.dev
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: .venv/.dev
+	@$(BIN)/python -m pytest --durations=15 tests/chaos $(ARGS)
+
+# Checked only when a virtual environment has to be made.
+define FIND_PYTHON
+test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or name it: make PYTHON=/path/to/python ..." >&2; exit 1; }; \
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	{ echo "error: $(PYTHON) is not Python 3.11 or newer; name another: make PYTHON=/path/to/python ..." >&2; exit 1; }; \
+$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	{ echo "error: $(PYTHON) has no venv module; install it (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+endef
+
+.venv/bin/pip:
+	@$(FIND_PYTHON)
+	@echo "making .venv with $$($(PYTHON) --version)" >&2
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+
+# The development lock holds everything of the other one, at the same versions.
+.venv/.run: requirements.lock pyproject.toml | .venv/bin/pip
+	@echo "installing from requirements.lock (about a minute, once)" >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+.venv/.dev: requirements-dev.lock pyproject.toml | .venv/bin/pip
+	@echo "installing from requirements-dev.lock (one or two minutes, once)" >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch .venv/.run $@
+
+# Hashes and no index lines: a lock file installs from whatever index the machine is set up with.
+UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-emit-find-links $(ARGS) pyproject.toml
+lock: export UV_NO_PROGRESS=1
+lock: BIN = .cache/uv/bin
+lock:
+	@$(FIND_PYTHON)
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv .cache/uv && $(BIN)/pip install --quiet --disable-pip-version-check uv; }
+	@$(UV_COMPILE) --group dev --output-file requirements-dev.lock
+	@$(UV_COMPILE) --group build --constraint requirements-dev.lock --output-file requirements.lock
+	@! grep -nE '://|^-' requirements.lock requirements-dev.lock || { echo "error: a lock file names an index" >&2; exit 1; }
+
+clean:
+	@rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
