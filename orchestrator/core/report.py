@@ -188,7 +188,7 @@ def build_report(
             *(outcomes[o] for o in BatchOutcome),
         ),
         kill_switch=KillSwitchReport(
-            str(state.kill_switch) if state.kill_switch else None,
+            str(state.kill_switch) if state.kill_switch is not None else None,
             tripped,
             (state.tripped_clause or (state.stop.reason if state.stop else None)) if tripped else None,
             state.tripped_numbers if tripped else {},

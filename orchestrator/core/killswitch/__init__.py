@@ -19,6 +19,7 @@ from orchestrator.core.killswitch.prefecto import (
     KillSwitch,
     KillSwitchError,
     RateSwitch,
+    TaskState,
 )
 from orchestrator.core.killswitch.switches import (
     DEFAULT_FAIL_IF,
@@ -78,6 +79,7 @@ __all__ = [
     "Stalled",
     "SucceededCount",
     "Switch",
+    "TaskState",
     "UnknownCount",
     "from_limits",
     "parse",

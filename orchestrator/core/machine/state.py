@@ -84,7 +84,8 @@ class State:
     """A job in progress. Read it freely; only `step` changes it."""
 
     def __init__(self, setup: Setup) -> None:
-        windows = frozenset[int]().union(*(s.windows() for s in (setup.kill_switch, setup.enough_when) if s))
+        switches = [s for s in (setup.kill_switch, setup.enough_when) if s is not None]
+        windows = frozenset[int]().union(*(s.windows() for s in switches))
         self.setup = setup
         self.batches = [BatchState(i) for i in range(len(setup.counts))]
         self.tally = Tally(sum(setup.counts), windows=windows)

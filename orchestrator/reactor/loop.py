@@ -1,0 +1,336 @@
+"""The parent's loop: events into the machine, commands out of it, until the job is over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from orchestrator.core.killswitch import parse
+from orchestrator.core.machine import State, step
+from orchestrator.core.machine import events as ev
+from orchestrator.core.machine.table import Stage
+from orchestrator.core.model import BatchOutcome, StopCause, StopMode, StopRecord, Verdict
+from orchestrator.core.report import Report, build_report
+from orchestrator.engine.gateway import Gateway
+from orchestrator.errors import ConfigurationError, EngineError, JobConflictError, OrchestratorError
+from orchestrator.reactor.job import Job
+from orchestrator.reactor.page import live_page, report_page
+from orchestrator.reactor.perform import Io, Performer, in_background
+from orchestrator.reactor.view import JobView, Rate, look, nothing_runs
+from orchestrator.reactor.watch import Watch
+
+TICK_SECONDS = 1.0
+SHOWN_FAILURES = 20
+
+
+class Reactor:
+    """Runs one job to its end.
+
+    Args:
+        job: What to run.
+        gateway: The door to Prefect; left open.
+        log: The parent run's logger.
+        on_view: Called with a snapshot about once a second, from the loop; must return quickly.
+        restored: On resume: what the folder and Prefect say of batches that were asked for before, oldest first.
+        io: How the job folder is reached; by default 32 threads.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        gateway: Gateway,
+        *,
+        log: logging.Logger | logging.LoggerAdapter[Any],
+        on_view: Callable[[JobView], None] | None = None,
+        restored: Sequence[ev.Event] = (),
+        max_waits: int = 50,
+        io: Io | None = None,
+    ) -> None:
+        self.state = State(job.setup)
+        self._job, self._gateway, self._log, self._on_view = job, gateway, log, on_view
+        self._restored = restored
+        self._io = io or Io()
+        self._events: asyncio.Queue[ev.Event] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._creating: set[asyncio.Task[Any]] = set()
+        self._watch = Watch(
+            self.state, gateway, self._events.put_nowait, poll_seconds=job.times.poll, max_waits=max_waits
+        )
+        self._perform = Performer(job, gateway, self._io, self._events.put_nowait, self._watch.nudge)
+        self._rate = Rate()
+        self._told: set[int] = set()  # batches whose first failure was logged
+        self._controls_read = 0
+        self._waiting_for: str | None = None
+        self._error: BaseException | None = None
+        self.report: Report | None = None
+
+    def post(self, event: ev.Event) -> None:
+        """Tell the job that something happened; from the reactor's own loop."""
+        self._events.put_nowait(event)
+
+    # ------------------------------------------------------------------ the loop
+
+    async def run(self) -> Report:
+        """Run the job to its end.
+
+        Raises:
+            JobConflictError: another parent took the job over meanwhile; nothing was touched since.
+        """
+        loop = asyncio.get_running_loop()
+        self._began = loop.time()
+        for event in self._restored:
+            await self._play(event)
+        await self._look_at_folder()
+        self._log.info(
+            "Job %s: %d items in %d batches over %s, at most %d child runs at once.",
+            self._job.id, self.state.tally.total, len(self._job.batches), self._job.name, self.state.window,
+        )  # fmt: skip
+        # Not before the page is begun: it is where people look first.
+        await self._publish()
+        await self._emit("started", {"items": self.state.tally.total, "batches": len(self._job.batches)})
+        for work in (self._watch.run(), self._tick(), self._read_folder(), self._show()):
+            in_background(self._tasks, work, self._failed)
+        try:
+            while not self._events.empty():  # a stop that is already written comes before the first child
+                await self._play(self._events.get_nowait())
+            await self._play(ev.Started())
+            while not self.state.is_over:
+                await self._play(await self._events.get())
+                if self._error is not None:
+                    raise self._error
+            return await self._finish()
+        finally:
+            await self._close()
+
+    async def _play(self, event: ev.Event) -> None:
+        at = asyncio.get_running_loop().time() - self._began
+        for command in step(self.state, event, at):
+            self._do(command)
+        if isinstance(event, (ev.Submitted, ev.RunSeen)):
+            batch = self.state.batches[event.batch]
+            if batch.stage in (Stage.IN_FLIGHT, Stage.STOPPING) and batch.run is not None:
+                self._watch.listen(batch.index, batch.attempt, batch.run)
+        self._tell_failures(event)
+
+    def _do(self, command: ev.Command) -> None:
+        """Carry a command out, or begin to."""
+        match command:
+            case ev.WriteStop(record):
+                self._write_stop(record)
+            case ev.Submit():
+                in_background(self._creating, self._perform.submit(command), self._failed)
+            case ev.Resolve():
+                in_background(self._tasks, self._perform.resolve(command), self._failed)
+            case ev.Cancel(runs):
+                in_background(self._tasks, self._perform.cancel(runs), self._failed)
+            case ev.Close(batch):
+                self._watch.forget(batch)
+                in_background(self._tasks, self._perform.close(command), self._failed)
+            case ev.Settle(batch, _, outcome, reason):
+                level = logging.DEBUG if outcome is BatchOutcome.COMPLETED else logging.INFO
+                self._log.log(level, "Batch %d %s%s", batch + 1, outcome.value, f": {reason}" if reason else "")
+            case ev.TryAgain(batch, attempt, reason):
+                self._log.warning("Batch %d will be tried again (attempt %d): %s", batch + 1, attempt + 2, reason)
+            case ev.Finish() | ev.StandDown():
+                pass
+
+    def _write_stop(self, record: StopRecord) -> None:
+        """Before anything else, and without giving way: children obey what is written."""
+        self._log.warning("Stopping (%s): %s", record.mode.value, record.reason)
+        if record.cause is StopCause.TRIPPED:
+            in_background(self._tasks, self._emit("tripped", {"reason": record.reason}), self._failed)
+        try:
+            self._job.folder.request_stop(record)
+        except (OrchestratorError, OSError) as e:
+            self._log.error("The stop could not be written yet: %s", e)
+            in_background(self._tasks, self._write_stop_later(record), self._failed)
+
+    async def _write_stop_later(self, record: StopRecord) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            try:
+                await self._io(self._job.folder.request_stop, record)
+                return
+            except (OrchestratorError, OSError):
+                continue
+
+    def _failed(self, error: BaseException) -> None:
+        self._error = self._error or error
+        self.post(ev.Ticked())  # wake the loop
+
+    # ------------------------------------------------------------------ by itself
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self.post(ev.Ticked())
+            if self._on_view is not None:
+                self._on_view(self._look())
+
+    async def _read_folder(self) -> None:
+        while True:
+            await asyncio.sleep(self._job.times.fence)
+            try:
+                await self._look_at_folder()
+            except (OrchestratorError, OSError) as e:
+                self._log.debug("The job folder cannot be read now: %s", e)
+
+    async def _look_at_folder(self) -> None:
+        """Stops and controls that others wrote, and whether another parent took over."""
+        folder = self._job.folder
+        if await self._io(folder.newest_epoch) > self._job.epoch:
+            self.post(ev.Superseded())
+            return
+        if (record := await self._io(folder.read_stop)) is not None and not self._knows(record):
+            self.post(ev.StopRequested(record, written=True))
+        for number, control in await self._io(folder.read_controls, self._controls_read):
+            self._controls_read = number
+            self.post(_control(control))
+
+    def _knows(self, record: StopRecord) -> bool:
+        return self.state.stop is not None and (self.state.cancelling or record.mode is StopMode.DRAIN)
+
+    async def _show(self) -> None:
+        """Renew the page and say how it goes."""
+        loop = asyncio.get_running_loop()
+        logged = loop.time()
+        while True:
+            await asyncio.sleep(self._job.times.page)
+            await self._find_what_it_waits_for()
+            await self._publish()
+            if loop.time() - logged >= self._job.times.log:
+                logged = loop.time()
+                view = self._look()
+                self._log.info(
+                    "%d of %d items over: %d succeeded, %d failed; %d of %d batches over, %d in flight.%s",
+                    view.settled, view.total, view.succeeded, view.failed, view.batches_settled, view.batches_total,
+                    sum(view.in_flight.values()), f" Waiting: {self._waiting_for}" if self._waiting_for else "",
+                )  # fmt: skip
+
+    async def _find_what_it_waits_for(self) -> None:
+        if self._watch.unreachable_since is not None:
+            self._waiting_for = "Prefect's API does not answer; the job goes on once it does"
+        elif not nothing_runs(self.state):
+            self._waiting_for = None
+        elif self._waiting_for is None:
+            try:
+                # Asked once per time of waiting: the answer is for people, and requests are counted.
+                capacity = await self._gateway.capacity(next(iter(self._job.deployments.values())))
+            except EngineError:
+                return
+            if capacity.pool_paused:
+                self._waiting_for = "the work pool or its queue is paused"
+            elif capacity.workers_online == 0:
+                self._waiting_for = "no worker polls the work pool"
+            elif capacity.limited_by is not None:
+                self._waiting_for = f"capacity ({capacity.limited_by})"
+            else:
+                self._waiting_for = "a worker to start the child runs"
+
+    def _look(self) -> JobView:
+        at = asyncio.get_running_loop().time()
+        rate = self._rate.read(at, self.state.tally.succeeded + self.state.tally.failed)
+        return look(self.state, self._job.id, rate, self._waiting_for)
+
+    async def _publish(self) -> None:
+        page = live_page(self._look(), self._job.name, self.state.window, self._job.folder.url)
+        await self._publish_text(page)
+
+    async def _publish_text(self, page: str) -> None:
+        try:
+            await self._gateway.publish_page(self._job.page_run, _page_key(self._job.id), page)
+        except EngineError as e:
+            self._log.debug("The page cannot be renewed now: %s", e)
+
+    async def _emit(self, event: str, payload: dict[str, Any]) -> None:
+        await self._gateway.emit(f"orchestrator.job.{event}", self._job.id, payload)
+
+    def _tell_failures(self, event: ev.Event) -> None:
+        """A warning for the first failure of each of the first batches that have one."""
+        index = event.progress.batch if isinstance(event, ev.Progressed) else getattr(event, "batch", None)
+        if index is None or not isinstance(event, (ev.Progressed, ev.Closed)) or len(self._told) > SHOWN_FAILURES:
+            return
+        batch = self.state.batches[index]
+        first = batch.counts.first_failure if batch.counts else None
+        if first is None or index in self._told:
+            return
+        self._told.add(index)
+        if len(self._told) > SHOWN_FAILURES:
+            self._log.warning("Further failures are counted, not shown; the report has them all.")
+            return
+        what = f"{first.type}: {first.text}"
+        self._log.warning("Batch %d: item %d (%s) failed: %s", index + 1, first.index, first.key, what)
+
+    # ------------------------------------------------------------------ the end
+
+    async def _finish(self) -> Report:
+        if self.state.stood_down:
+            raise JobConflictError(
+                f"job {self._job.id!r} was taken over by another parent run; this one ends without touching it"
+            )
+        await self._last_answers()
+        fail_if, completed = self._job.fail_if, self.state.verdict is Verdict.COMPLETED
+        report = build_report(
+            self.state,
+            job_id=self._job.id,
+            deployment=self._job.name,
+            failed_by_rule=bool(completed and fail_if is not None and fail_if.evaluate(self.state.tally)),
+            api_requests=self._gateway.requests,
+            storage=self._job.folder.url,
+            url=self._job.url,
+        )
+        if await self._io(self._job.folder.newest_epoch) > self._job.epoch:
+            raise JobConflictError(f"job {self._job.id!r} was taken over by another parent run at its end")
+        await self._io(self._job.folder.write_report, report.to_json())
+        self.report = report
+        await self._publish_text(report_page(report, self.state))
+        await self._emit("finished", {"verdict": report.verdict.value, "headline": report.headline})
+        level = logging.INFO if report.ok else logging.WARNING
+        self._log.log(level, "Job %s %s: %s", self._job.id, report.verdict.value, report.headline)
+        if self._on_view is not None:
+            self._on_view(self._look())
+        return report
+
+    async def _last_answers(self) -> None:
+        """A creation still in the air may yet come down: if it does, its child is cancelled."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + 5.0
+        while self._creating and loop.time() < deadline:
+            try:
+                await self._play(await asyncio.wait_for(self._events.get(), 0.5))
+            except TimeoutError:
+                continue
+
+    async def _close(self) -> None:
+        await self._watch.close()
+        tasks = [*self._tasks, *self._creating]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._io.close()
+
+
+def _control(data: dict[str, Any]) -> ev.Event:
+    """An operator's control as an event; one that makes no sense changes nothing."""
+    window, paused, switch = data.get("max_in_flight"), data.get("paused"), data.get("kill_switch")
+    try:
+        parsed = parse(switch) if isinstance(switch, str) else None
+    except ConfigurationError:
+        parsed = None
+    return ev.ControlChanged(
+        max_in_flight=window if isinstance(window, int) and 1 <= window <= 1000 else None,
+        paused=paused if isinstance(paused, bool) else None,
+        kill_switch=parsed,
+    )
+
+
+def _page_key(job_id: str) -> str:
+    """Artifact keys allow lower-case letters, digits and dashes. Source: prefect artifacts, 3.8.8."""
+    return "job-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in job_id.lower())
+
+
+def failed_stop(reason: str) -> StopRecord:
+    """The stop that an error of ours leaves behind, so that children do not run on unwatched."""
+    return StopRecord(StopMode.CANCEL, StopCause.FAILED, reason, "parent run")

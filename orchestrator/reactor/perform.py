@@ -1,0 +1,147 @@
+"""Carrying out single commands: each ends as an event, whatever goes wrong on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+from orchestrator.core.machine import events as ev
+from orchestrator.core.model import Failure, ItemOutcome, Phase, Reading, RunId
+from orchestrator.engine.gateway import CancelReply, Gateway
+from orchestrator.errors import (
+    EngineError,
+    OrchestratorError,
+    SubmissionRefusedError,
+    SubmissionUnknownError,
+)
+from orchestrator.reactor.job import Job
+
+P = ParamSpec("P")
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class Io:
+    """Runs what blocks (the job folder) off the loop, at most so many at once; `inline` runs it at once, for tests."""
+
+    def __init__(self, *, threads: int = 32, inline: bool = False) -> None:
+        self._pool = None if inline else ThreadPoolExecutor(threads, thread_name_prefix="job-folder")
+
+    async def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._pool is None:
+            return function(*args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Performer:
+    """Performs commands about children through the gateway and the job folder.
+
+    Args:
+        post: Takes the events that come of it.
+        nudge: Called when reading the children now would show something new.
+    """
+
+    def __init__(
+        self, job: Job, gateway: Gateway, io: Io, post: Callable[[ev.Event], None], nudge: Callable[[], None]
+    ) -> None:
+        self._job, self._gateway, self._io, self._post, self._nudge = job, gateway, io, post, nudge
+
+    async def submit(self, command: ev.Submit) -> None:
+        batch, attempt = command.batch, command.attempt
+        try:
+            submission = await self._io(self._job.submission, batch, attempt)
+            run = await self._gateway.submit(submission)
+        except SubmissionUnknownError:
+            self._post(ev.SubmissionLost(batch, attempt))
+        except SubmissionRefusedError as e:
+            self._post(ev.SubmissionRefused(batch, attempt, str(e)))
+        except EngineError as e:
+            logger.debug("Batch %d cannot be submitted now: %s", batch + 1, e)
+            self._post(ev.SubmissionDeferred(batch, attempt))
+        else:
+            self._post(ev.Submitted(batch, attempt, run.id, run.phase, run.started))
+
+    async def resolve(self, command: ev.Resolve) -> None:
+        batch, attempt = command.batch, command.attempt
+        key = self._job.key(batch, attempt)
+        try:
+            runs = await self._gateway.find_by_keys(self._job.deployment_of(batch).flow_id, [key])
+        except EngineError:
+            self._post(ev.SubmissionDeferred(batch, attempt))
+            return
+        if (run := runs.get(key)) is None:
+            self._post(ev.SubmissionAbsent(batch, attempt))
+        else:
+            self._post(ev.Submitted(batch, attempt, run.id, run.phase, run.started))
+
+    async def cancel(self, runs: tuple[RunId, ...]) -> None:
+        """Ask until Prefect has taken every request; what becomes of them is read, not believed."""
+        left, pause = list(runs), 0.5
+        while left:
+            try:
+                replies = await self._gateway.request_cancel(left)
+            except EngineError as e:
+                logger.debug("%d child runs cannot be cancelled now: %s", len(left), e)
+            else:
+                left = [r for r in left if r not in replies]
+                if any(reply is not CancelReply.REQUESTED for reply in replies.values()):
+                    self._nudge()
+            if left:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+
+    async def close(self, command: ev.Close) -> None:
+        """Read what the ledger says; tried again while the job folder is away, for a bounded time."""
+        batch, attempt = command.batch, command.attempt
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + self._job.times.store_patience, 0.2
+        while True:
+            try:
+                reading = await self._io(self._read, batch, attempt, command.phase)
+            except (OrchestratorError, OSError) as e:
+                if loop.time() >= deadline:
+                    self._post(ev.CloseFailed(batch, attempt, str(e)))
+                    return
+                logger.debug("The outcomes of batch %d cannot be read now: %s", batch + 1, e)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+            else:
+                self._post(ev.Closed(batch, attempt, reading))
+                return
+
+    def _read(self, batch: int, attempt: int, phase: Phase | None) -> Reading:
+        return read_attempt(self._job, batch, attempt, phase)
+
+
+def read_attempt(job: Job, batch: int, attempt: int, phase: Phase | None) -> Reading:
+    """What is known of an attempt that is over; of a flow that is not ours, its state speaks for its items."""
+    count, folder = job.batches[batch].count, job.folder
+    if not job.pass_items.by_value:
+        return folder.close_attempt(batch, count, attempt)
+    if phase is Phase.COMPLETED:
+        return folder.close_by_value(batch, count, attempt, ItemOutcome.SUCCEEDED, None)
+    if phase is Phase.FAILED:
+        first = job.batches[batch].start
+        failure = Failure(first, str(first), "ChildRunFailed", "the child run failed; its page says why")
+        return folder.close_by_value(batch, count, attempt, ItemOutcome.FAILED, failure)
+    return folder.close_by_value(batch, count, attempt, ItemOutcome.UNKNOWN, None)
+
+
+def in_background(tasks: set[asyncio.Task[Any]], work: Awaitable[Any], failed: Callable[[BaseException], None]) -> None:
+    """Start a task that is kept until it ends; an exception nobody expected goes to `failed`."""
+    task: asyncio.Task[Any] = asyncio.ensure_future(work)
+    tasks.add(task)
+
+    def ended(done: asyncio.Task[Any]) -> None:
+        tasks.discard(done)
+        if not done.cancelled() and (error := done.exception()) is not None:
+            failed(error)
+
+    task.add_done_callback(ended)

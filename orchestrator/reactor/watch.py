@@ -1,0 +1,153 @@
+"""News of children: listening is a hint, reading the record is the truth.
+
+One long wait per child for up to `max_waits` of them, and one reading of all children in flight every few seconds. The
+reading alone is enough (websockets may be refused, events lost, waits may never return); the waits make it quick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from orchestrator.core.machine import Stage, State
+from orchestrator.core.machine import events as ev
+from orchestrator.core.model import Phase, RunId
+from orchestrator.engine.gateway import Gateway, Run
+from orchestrator.errors import EngineError
+
+WAIT_SECONDS = 6 * 3600.0
+QUIET_SECONDS = 300.0
+
+
+class Watch:
+    """Listens to and reads the children in flight, and posts what it learns.
+
+    Args:
+        post: Takes each event; called from the loop the watch runs in.
+        poll_seconds: Least time between two readings of everything; doubled after five minutes without news.
+        max_waits: Most children listened to at once; 0 for none.
+    """
+
+    def __init__(
+        self, state: State, gateway: Gateway, post: Callable[[ev.Event], None], *, poll_seconds: float, max_waits: int
+    ) -> None:
+        self._state, self._gateway, self._post = state, gateway, post
+        self._poll, self._max_waits = poll_seconds, max_waits
+        self._waits: dict[int, asyncio.Task[None]] = {}
+        self._missed: dict[RunId, int] = {}
+        self._nudged = asyncio.Event()
+        self._last_news = 0.0
+        self.unreachable_since: float | None = None
+
+    def nudge(self) -> None:
+        """Read soon: something is known to have changed."""
+        self._nudged.set()
+
+    # ------------------------------------------------------------------ listening
+
+    def listen(self, batch: int, attempt: int, run: RunId) -> None:
+        """Begin a wait for a child, if there is room for one."""
+        if batch not in self._waits and len(self._waits) < self._max_waits:
+            task = asyncio.create_task(self._wait(batch, attempt, run), name=f"wait {batch}/{attempt}")
+            self._waits[batch] = task
+
+    def forget(self, batch: int) -> None:
+        """A child's end was read: its wait has no purpose any more; another child takes its place."""
+        if (task := self._waits.pop(batch, None)) is not None:
+            task.cancel()
+        if len(self._waits) < self._max_waits:
+            for index in self._state.active - self._waits.keys():
+                other = self._state.batches[index]
+                if other.run is not None and other.stage in (Stage.IN_FLIGHT, Stage.STOPPING):
+                    self.listen(index, other.attempt, other.run)
+                    break
+
+    async def _wait(self, batch: int, attempt: int, run: RunId) -> None:
+        pause = 1.0
+        while True:
+            before = asyncio.get_running_loop().time()
+            try:
+                seen = await self._gateway.wait(run, WAIT_SECONDS)
+            except EngineError:
+                seen = None
+            if seen is not None and seen.phase.is_terminal:
+                self._post(_news(batch, attempt, seen))
+                return
+            # The wait ended without an end: perhaps there was one. Let the reading decide, and listen again.
+            self._nudged.set()
+            lasted = asyncio.get_running_loop().time() - before
+            pause = 1.0 if lasted > 60 else min(pause * 2, 30.0)
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+
+    # ------------------------------------------------------------------ reading
+
+    async def run(self) -> None:
+        """Read all children in flight again and again; never ends by itself."""
+        loop = asyncio.get_running_loop()
+        self._last_news = loop.time()
+        while True:
+            quiet = loop.time() - self._last_news > QUIET_SECONDS
+            try:
+                await asyncio.wait_for(self._nudged.wait(), self._poll * (2 if quiet else 1))
+                await asyncio.sleep(min(0.5, self._poll))  # several waits often end together
+            except TimeoutError:
+                pass
+            self._nudged.clear()
+            try:
+                await self.read_once()
+                self.unreachable_since = None
+            except EngineError:
+                # An outage: keep asking, the job goes on when it is over.
+                self.unreachable_since = self.unreachable_since or loop.time()
+
+    async def read_once(self) -> None:
+        """One reading of every child in flight, and of the progress of those that run."""
+        asked = {
+            b.run: (b.index, b.attempt)
+            for b in (self._state.batches[i] for i in sorted(self._state.active))
+            if b.run is not None and b.stage in (Stage.IN_FLIGHT, Stage.STOPPING)
+        }
+        if not asked:
+            return
+        runs = await self._gateway.read_runs(list(asked))
+        running: list[RunId] = []
+        for run_id, (batch, attempt) in asked.items():
+            seen = runs.get(run_id)
+            if seen is None:
+                # Twice, because a replica may lag behind the server that created it.
+                self._missed[run_id] = self._missed.get(run_id, 0) + 1
+                if self._missed[run_id] >= 2:
+                    del self._missed[run_id]
+                    self._news(ev.RunVanished(batch, attempt))
+                else:
+                    self._nudged.set()
+                continue
+            self._missed.pop(run_id, None)
+            known = self._state.batches[batch]
+            if (seen.phase, seen.state_name) != (known.phase, known.state_name) or seen.started != known.started:
+                self._news(_news(batch, attempt, seen))
+            if seen.phase in (Phase.RUNNING, Phase.CANCELLING, Phase.PAUSED):
+                running.append(run_id)
+        if running:
+            for progress in await self._gateway.read_progress(running):
+                if 0 <= progress.batch < len(self._state.batches):
+                    known = self._state.batches[progress.batch]
+                    if progress.attempt == known.attempt and progress.sequence > known.sequence:
+                        self._news(ev.Progressed(progress))
+
+    def _news(self, event: ev.Event) -> None:
+        self._last_news = asyncio.get_running_loop().time()
+        self._post(event)
+
+    async def close(self) -> None:
+        """End all waits."""
+        tasks = list(self._waits.values())
+        self._waits.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _news(batch: int, attempt: int, run: Run) -> ev.RunSeen:
+    return ev.RunSeen(batch, attempt, run.phase, run.started, run.state_name)
