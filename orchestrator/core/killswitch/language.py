@@ -129,12 +129,14 @@ class _Parser:
             found = _TOKEN.match(self._text, position)
             if found is None:
                 return [*tokens, _Token("none", "", position)]
-            kind = str(found.lastgroup)
+            kind, position = str(found.lastgroup), found.end()
+            follower = self._text[position : position + 1]
+            # Nothing may stick to a number (5m, 1_000, 0x10, 1.2.3), no foreign letter to a name (faıled).
+            if kind == "name" and follower.isalnum():
+                return [*tokens, _Token("none", "", position)]
             if kind != "space":
-                tokens.append(_Token(kind, found.group(), position))
-            position = found.end()
-            # Nothing may stick to a number: 5m, 1_000, 0x10.
-            if kind == "number" and (follower := self._text[position : position + 1]) and _continues(follower):
+                tokens.append(_Token(kind, found.group(), found.start()))
+            if kind == "number" and (follower.isalnum() or follower in ("_", ".")):
                 return [*tokens, _Token("stuck", follower, position)]
         # The end lies behind the last token, not behind the blanks that follow it.
         return [*tokens, _Token("end", "", len(self._text.rstrip(" \t\r\n")))]
@@ -367,10 +369,6 @@ def _unknown(name: str) -> str:
     if near := _near(name, (*NAMES, *FORMS, *KEYWORDS)):
         return f"there is no name `{name}`; did you mean `{near}`?"
     return f"there is no name `{name}`; the names are {', '.join((*NAMES, *FORMS))}"
-
-
-def _continues(character: str) -> bool:
-    return character == "_" or character.isalnum()
 
 
 def _found(token: _Token) -> str:
