@@ -87,6 +87,10 @@ class StorageError(ConfigurationError):
         super().__init__(message, field=field)
 
 
+class StoreCorruptError(StorageError):
+    """The job folder holds something else than what was written there (altered, cut off, or not ours)."""
+
+
 class JobNotFoundError(ConfigurationError):
     """No job of that id in that storage."""
 
@@ -135,6 +139,10 @@ class SubmissionRefusedError(EngineError):
 
 class StoreUnavailableError(EngineError):
     """The job folder cannot be read or written now (disk full, object store away); asking again later may help."""
+
+
+class AttemptTakenError(EngineError):
+    """A batch attempt was started already: by an earlier process of the same child run, or by a rerun of it."""
 
 
 # ------------------------------------------------------------------ the outcome of a job

@@ -1,0 +1,47 @@
+"""The job folder on any storage: primitives, layout, ledger, item sources, staging.
+
+The law of this floor: no object has two writers, nothing read from a folder is believed before it is checked, and
+nothing here knows of Prefect or of an event loop.
+"""
+
+from orchestrator.store.folder import JobFolder
+from orchestrator.store.jsonl import NotJsonError, decode_json, encode_json
+from orchestrator.store.ledger import Carried, Ledger
+from orchestrator.store.opening import open_store, probe
+from orchestrator.store.primitives import (
+    Entry,
+    Store,
+    absolute_url,
+    check_job_id,
+    is_local,
+    job_folder_url,
+    redact,
+)
+from orchestrator.store.reading import AttemptFiles, BatchLedger, Counting, count
+from orchestrator.store.records import EndRecord, JobRecord, Lease, OutcomeRecord
+
+__all__ = [
+    "AttemptFiles",
+    "BatchLedger",
+    "Carried",
+    "Counting",
+    "EndRecord",
+    "Entry",
+    "JobFolder",
+    "JobRecord",
+    "Lease",
+    "Ledger",
+    "NotJsonError",
+    "OutcomeRecord",
+    "Store",
+    "absolute_url",
+    "check_job_id",
+    "count",
+    "decode_json",
+    "encode_json",
+    "is_local",
+    "job_folder_url",
+    "open_store",
+    "probe",
+    "redact",
+]

@@ -1,0 +1,354 @@
+"""The job folder: what parent and children tell each other, and what remains of a job.
+
+No object has two writers. The parent owns epoch, lease, stop, revocations and report; each attempt owns its log and
+its last word; a stop or a control may come from anybody, each in an object of its own that is never rewritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from orchestrator.core.model import (
+    Batch,
+    BatchReference,
+    Counts,
+    EndReason,
+    Failure,
+    Item,
+    ItemOutcome,
+    Reading,
+    StopMode,
+    StopRecord,
+)
+from orchestrator.errors import InternalError, JobNotFoundError, StorageError, StoreCorruptError
+from orchestrator.store import layout
+from orchestrator.store.jsonl import decode_json, encode_json
+from orchestrator.store.opening import open_store
+from orchestrator.store.primitives import Store, redact
+from orchestrator.store.reading import (
+    AttemptFiles,
+    close_reading,
+    files_by_batch,
+    list_batch,
+    read_end,
+    read_ledger,
+    read_revoked,
+)
+from orchestrator.store.records import (
+    EndRecord,
+    JobRecord,
+    Lease,
+    OnLoss,
+    OutcomeRecord,
+    parse_object,
+    stop_from_json,
+    stop_to_json,
+)
+from orchestrator.store.walking import walk_outcomes
+
+
+class JobFolder:
+    """One job's folder. Synchronous, thread safe; opening it reads and creates nothing.
+
+    Every method may raise `StoreUnavailableError`, and every reading one `StorageError` for a newer format and
+    `StoreCorruptError` for content that we did not write.
+
+    Args:
+        url: The folder's URL (see `job_folder_url`), or a store opened there.
+    """
+
+    def __init__(self, url: str | Store) -> None:
+        self.store: Store = open_store(url) if isinstance(url, str) else url
+        self._lock = threading.Lock()
+        self._job: JobRecord | None = None
+        self._index: tuple[int, list[Batch]] | None = None
+
+    @property
+    def url(self) -> str:
+        return self.store.url
+
+    # What the job is
+
+    def create_job(self, record: JobRecord) -> bool:
+        """Write `job.json`, the last step of staging; False when there is a job here already."""
+        return self.store.put_new(layout.JOB, encode_json(record.to_json()))
+
+    def read_job(self) -> JobRecord:
+        """The job, read once.
+
+        Raises:
+            JobNotFoundError: there is none here.
+        """
+        if self._job is None:
+            data = self._object(layout.JOB, layout.JOB_MAX_BYTES)
+            if data is None:
+                raise JobNotFoundError(f"there is no job in {redact(self.url)}", field="job_id")
+            self._job = JobRecord.from_json(data, self._what(layout.JOB))
+        return self._job
+
+    def batches(self) -> Iterator[Batch]:
+        """All batches in order, in constant memory."""
+        for number in range(-(-self.read_job().batches // layout.INDEX_BATCHES)):
+            yield from self._index_chunk(number)
+
+    def batch(self, index: int) -> Batch:
+        """The batch of that number."""
+        if not 0 <= index < self.read_job().batches:
+            raise StoreCorruptError(f"{redact(self.url)} has no batch {index}")
+        number, place = divmod(index, layout.INDEX_BATCHES)
+        with self._lock:
+            if self._index is None or self._index[0] != number:
+                self._index = (number, self._index_chunk(number))
+            return self._index[1][place]
+
+    def read_items(self, batch: Batch | BatchReference) -> list[Item]:
+        """A batch's items, by one ranged read; count and hash are checked.
+
+        Raises:
+            StoreCorruptError: they are not there, or not the ones that were staged.
+        """
+        what = self._what(batch.part) if layout.is_part(batch.part) else redact(self.url)
+        if not layout.is_part(batch.part):
+            raise StoreCorruptError(f"{what}: {batch.part[:100]!r} is no name of staged items")
+        data = self.store.get(batch.part, batch.offset, batch.length)
+        if data is None:
+            raise StoreCorruptError(f"{what} is gone: the staged items of this job were removed")
+        if len(data) != batch.length or hashlib.sha256(data).hexdigest() != batch.hash:
+            raise StoreCorruptError(f"{what} was changed after the job was staged: run the job again under a new id")
+        lines = data.split(b"\n")
+        lines.pop()
+        if len(lines) != batch.count:
+            raise StoreCorruptError(f"{what}: {len(lines)} items where {batch.count} were staged")
+        items = []
+        for index, line in enumerate(lines, batch.start):
+            try:
+                key, value = decode_json(line)
+            except (ValueError, TypeError) as e:
+                raise StoreCorruptError(f"{what}: item {index} is malformed") from e
+            items.append(Item(index, str(index) if key is None else str(key), value))
+        return items
+
+    # Who is the parent, and what it says
+
+    def claim_epoch(self, who: Mapping[str, Any]) -> int:
+        """Become the parent: a number above all earlier ones. An older parent that sees it stops acting."""
+        data = encode_json({"format": layout.FORMAT, "who": dict(who), "token": secrets.token_hex(8)})
+        number = self.newest_epoch() + 1
+        while not self.store.put_new(layout.epoch(number), data):
+            if self.store.get(layout.epoch(number)) == data:
+                break  # our own request, retried by the client library
+            number += 1
+        return number
+
+    def newest_epoch(self) -> int:
+        """The number of the newest parent; 0 when there was none."""
+        return max((layout.numbered(entry.name) or 0 for entry in self.store.list(layout.EPOCHS)), default=0)
+
+    def is_superseded(self, epoch: int) -> bool:
+        """Whether a parent newer than that one exists; one small read."""
+        return self.store.get(layout.epoch(epoch + 1), 0, 1) is not None
+
+    def write_lease(self, counter: int, epoch: int, on_loss: OnLoss) -> None:
+        """The parent's sign of life; only the owner of the newest epoch writes it."""
+        data = {"format": layout.FORMAT, "counter": counter, "epoch": epoch, "on_loss": on_loss}
+        self.store.put(layout.LEASE, encode_json(data, parsed=True))
+
+    def read_lease(self) -> Lease | None:
+        """The last sign of life; None before the first."""
+        data = self._object(layout.LEASE)
+        return None if data is None else Lease.from_json(data, self._what(layout.LEASE))
+
+    def request_stop(self, record: StopRecord) -> StopRecord:
+        """Write a stop, unless one at least as strong is there; gives the one in force then."""
+        data = encode_json(stop_to_json(record))
+        for number in range(1, 10):
+            present = self._stop(number)
+            if present is None:
+                if self.store.put_new(layout.stop(number), data):
+                    return record
+                present = self._stop(number)
+            if present is not None and (present.mode is StopMode.CANCEL or record.mode is StopMode.DRAIN):
+                return self.read_stop() or present
+        raise InternalError("stops do not escalate")
+
+    def read_stop(self) -> StopRecord | None:
+        """The stop in force; None when there is none. One small read when there is none or when it cancels."""
+        strongest: StopRecord | None = None
+        for number in range(1, 10):
+            present = self._stop(number)
+            if present is None:
+                break
+            strongest = present
+            if present.mode is StopMode.CANCEL:
+                break
+        return strongest
+
+    def write_control(self, control: Mapping[str, Any]) -> int:
+        """Leave a wish for the parent (another `max_in_flight`, a pause, a kill switch); gives its number."""
+        data = encode_json({"format": layout.FORMAT, **control})
+        number = 1 + max((layout.numbered(entry.name) or 0 for entry in self.store.list(layout.CONTROLS)), default=0)
+        while not self.store.put_new(layout.control(number), data):
+            number += 1
+        return number
+
+    def read_controls(self, after: int = 0) -> list[tuple[int, dict[str, Any]]]:
+        """The wishes with a number above `after`, in order. One small read when there is none."""
+        found: list[tuple[int, dict[str, Any]]] = []
+        while (data := self._object(layout.control(after + 1))) is not None:
+            after += 1
+            found.append((after, data))
+        return found
+
+    def write_report(self, report: Mapping[str, Any]) -> None:
+        """The job's report; settling again writes the same."""
+        self.store.put(layout.REPORT, encode_json({"format": layout.FORMAT, **report}))
+
+    def read_report(self) -> dict[str, Any] | None:
+        """The report without its format number; None while the job is not over."""
+        data = self._object(layout.REPORT, layout.JOB_MAX_BYTES)
+        if data is not None:
+            del data["format"]
+        return data
+
+    # Attempts
+
+    def close_attempt(self, batch: int, count: int, attempt: int) -> Reading:
+        """What there is of a batch once an attempt of it is over, final for that attempt.
+
+        From its last word; without one, the attempt is given up: its records so far are counted and that number is
+        written down, so that whatever its process still writes is ignored. Calling again gives the same.
+        """
+        if not self.is_revoked(batch, attempt):
+            end = self.read_end(batch, attempt)
+            if end is not None and (end.says_all or attempt == 0):
+                reading = close_reading(end, count)
+                if reading is not None:
+                    return reading
+            files = self._files_up_to(batch, attempt)
+            start = self.batch(batch).start
+            if end is not None and end.uniform is not None:
+                return read_ledger(self.store, batch, start, count, files).reading(attempt)
+            # Also for a last word whose numbers cannot be: the records themselves decide then.
+            taken = read_ledger(self.store, batch, start, count, files).taken.get(attempt, 0)
+            record = encode_json({"format": layout.FORMAT, "records": taken})
+            self.store.put_new(layout.revoked(batch, attempt), record)
+        files = self._files_up_to(batch, attempt)
+        files.revoked.add(attempt)
+        return read_ledger(self.store, batch, self.batch(batch).start, count, files).reading(attempt)
+
+    def close_by_value(
+        self, batch: int, count: int, attempt: int, outcome: ItemOutcome, error: Failure | None = None
+    ) -> Reading:
+        """For flows that we did not build: one outcome for all items, written by the parent. Idempotent."""
+        counts = Counts()
+        if outcome is ItemOutcome.SUCCEEDED:
+            counts = Counts(succeeded=count)
+        elif outcome is ItemOutcome.FAILED:
+            kind = error.type if error else "Error"
+            counts = Counts(failed=count, trailing_failures=count, errors={kind: count}, first_failure=error)
+        record = EndRecord(EndReason.COMPLETED, counts, uniform=outcome, error=error)
+        self.store.put_new(layout.end(batch, attempt), encode_json(record.to_json()))
+        return self.close_attempt(batch, count, attempt)
+
+    def is_revoked(self, batch: int, attempt: int) -> bool:
+        """Whether the parent gave that attempt up; one small read."""
+        return self.store.get(layout.revoked(batch, attempt), 0, 1) is not None
+
+    def read_revoked(self, batch: int, attempt: int) -> int | None:
+        """How many records of a given-up attempt count; None when it was not given up."""
+        return read_revoked(self.store, batch, attempt)
+
+    def read_end(self, batch: int, attempt: int) -> EndRecord | None:
+        """An attempt's last word; None when there is none, or none that can be read."""
+        return read_end(self.store, batch, attempt)
+
+    def unended_before(self, batch: int, attempt: int) -> list[int]:
+        """The earlier attempts without a last word: their processes may be alive still."""
+        files = list_batch(self.store, batch)
+        return [k for k in range(attempt) if k not in files.ended]
+
+    def attempts(self) -> dict[int, AttemptFiles]:
+        """All that attempts left, by batch; one recursive listing. Batches without a trace are absent."""
+        return files_by_batch(self.store.list(layout.BATCHES))
+
+    # Outcomes
+
+    def outcomes(self, only: Collection[ItemOutcome] | None = None) -> Iterator[OutcomeRecord]:
+        """Every item's outcome in input order, merged over attempts; memory is that of a few batches.
+
+        Args:
+            only: Outcomes wanted; None for all four.
+        """
+        for _, record in walk_outcomes(self, only, with_items=False):
+            yield record
+
+    def items(self, only: Collection[ItemOutcome]) -> Iterator[tuple[Item, OutcomeRecord]]:
+        """The items that ended so, with how they ended, in input order."""
+        for item, record in walk_outcomes(self, only, with_items=True):
+            if item is not None:
+                yield item, record
+
+    # Removal
+
+    def discard_staging(self, nonce: str) -> None:
+        """Remove what was staged under a nonce that became no job."""
+        for entry in self.store.list(layout.staging(nonce)):
+            self.store.delete(entry.name)
+
+    def delete(self) -> None:
+        """Remove the whole job, `job.json` first, so that a half-removed job is none."""
+        self.store.delete(layout.JOB)
+        for entry in self.store.list():
+            self.store.delete(entry.name)
+
+    def _files_up_to(self, batch: int, attempt: int) -> AttemptFiles:
+        files = list_batch(self.store, batch)
+        return AttemptFiles(
+            {k: v for k, v in files.logs.items() if k <= attempt},
+            {k for k in files.ended if k <= attempt},
+            {k for k in files.revoked if k <= attempt},
+        )
+
+    def _stop(self, number: int) -> StopRecord | None:
+        name = layout.stop(number)
+        try:
+            data = self._object(name)
+            return None if data is None else stop_from_json(data, self._what(name))
+        except StorageError as e:
+            # Unreadable, or newer than we are: somebody wants a stop, and that much we understand.
+            return stop_from_json({"reason": f"a stop that cannot be read: {e}"}, self._what(name))
+
+    def _index_chunk(self, number: int) -> list[Batch]:
+        job = self.read_job()
+        name = layout.index(job.nonce, number)
+        data = self.store.get(name)
+        if data is None:
+            raise StoreCorruptError(f"{self._what(name)} is gone: the staged items of this job were removed")
+        lines = data.split(b"\n")
+        lines.pop()
+        first = number * layout.INDEX_BATCHES
+        if len(lines) != min(layout.INDEX_BATCHES, job.batches - first):
+            raise StoreCorruptError(f"{self._what(name)} was changed after the job was staged")
+        return [self._index_line(line, first + place, name) for place, line in enumerate(lines)]
+
+    def _index_line(self, line: bytes, index: int, name: str) -> Batch:
+        try:
+            start, count, part, offset, length, digest, group = decode_json(line)
+        except (ValueError, TypeError) as e:
+            raise StoreCorruptError(f"{self._what(name)}: batch {index} is malformed") from e
+        numbers = (start, count, part, offset, length)
+        if any(type(n) is not int or n < 0 for n in numbers) or count < 1 or type(digest) is not str:
+            raise StoreCorruptError(f"{self._what(name)}: batch {index} is malformed")
+        place = layout.part(self.read_job().nonce, part)
+        return Batch(index, start, count, place, offset, length, digest, None if group is None else str(group))
+
+    def _object(self, name: str, max_bytes: int = layout.CONTROL_MAX_BYTES) -> dict[str, Any] | None:
+        data = self.store.get(name, 0, max_bytes + 1)
+        return None if data is None else parse_object(data, self._what(name), max_bytes)
+
+    def _what(self, name: str) -> str:
+        return f"{redact(self.url)}/{name}"

@@ -1,0 +1,218 @@
+"""Job folders on a local (or locally mounted) file system.
+
+Not through fsspec: its exclusive create looks and then writes, and its transaction moves across devices. Here a new
+object is written whole to a temporary file beside its place and then renamed (`put`) or linked (`put_new`) there.
+All of it survives the death of the process at any instant. Nothing is forced to the platter: after a power cut a
+reader finds what the file system kept, and hashes, counts and formats are checked on reading.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from orchestrator.errors import StoreUnavailableError
+from orchestrator.store.primitives import Appender, Entry, check_name, check_prefix
+
+T = TypeVar("T")
+
+_TEMPORARY = ".writing-"
+_numbers = itertools.count()
+
+
+class LocalStore:
+    """One folder of the local file system; see `Store`. Folders come to be with the first object in them."""
+
+    appends = True
+
+    def __init__(self, path: str) -> None:
+        self.url = path
+        self._root = path
+
+    def put(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        temporary = self._write_beside(path, data)
+        try:
+            os.replace(temporary, path)
+        except OSError as e:
+            _discard(temporary)
+            _unavailable(e, "write", path)
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        path = self._path(name)
+        temporary = self._write_beside(path, data)
+        try:
+            # A link is exclusive like open("xb"), and its reader never sees a file without its content.
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as e:
+            if e.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                return self._create(path, data)  # a file system without links
+            _unavailable(e, "create", path)
+        finally:
+            _discard(temporary)
+        return True
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes | None:
+        path = self._path(name)
+        try:
+            with open(path, "rb") as file:
+                if start:
+                    file.seek(start)
+                return file.read() if length is None else file.read(length)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as e:
+            _unavailable(e, "read", path)
+
+    def append(self, name: str, data: bytes) -> None:
+        appender = self.appender(name)
+        try:
+            appender.write(data)
+        finally:
+            appender.close()
+
+    def appender(self, name: str) -> Appender:
+        path = self._path(name)
+
+        def opened() -> int:
+            return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+
+        return _FileAppender(self._with_folder(path, opened), path)
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        check_prefix(prefix)
+        found: list[Entry] = []
+        try:
+            _walk(os.path.join(self._root, *prefix.split("/")), prefix, found)
+        except OSError as e:
+            _unavailable(e, "list", self._root)
+        return sorted(found, key=lambda entry: entry.name)
+
+    def delete(self, name: str) -> None:
+        path = self._path(name)
+        try:
+            os.unlink(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as e:
+            _unavailable(e, "delete", path)
+        folder = os.path.dirname(path)
+        while len(folder) > len(self._root):  # object stores have no empty folders: neither have we
+            try:
+                os.rmdir(folder)
+            except OSError:
+                return
+            folder = os.path.dirname(folder)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._root, *check_name(name).split("/"))
+
+    def _write_beside(self, path: str, data: bytes) -> str:
+        folder = os.path.dirname(path)
+        temporary = os.path.join(folder, f"{_TEMPORARY}{os.getpid()}-{threading.get_ident()}-{next(_numbers)}")
+
+        def written() -> str:
+            with open(temporary, "xb", buffering=0) as file:
+                _write_all(file.fileno(), data)
+            return temporary
+
+        return self._with_folder(temporary, written)
+
+    def _create(self, path: str, data: bytes) -> bool:
+        try:
+            with open(path, "xb", buffering=0) as file:
+                _write_all(file.fileno(), data)
+        except FileExistsError:
+            return False
+        except OSError as e:
+            _unavailable(e, "create", path)
+        return True
+
+    def _with_folder(self, path: str, action: Callable[[], T]) -> T:
+        """The action's result, after making the folder of `path` when that was all that was missing."""
+        for last in (False, True):
+            try:
+                return action()
+            except FileNotFoundError as e:
+                if last:
+                    _unavailable(e, "write", path)
+                try:
+                    Path(path).parent.mkdir(parents=True, exist_ok=True)
+                except OSError as failure:
+                    _unavailable(failure, "make the folder", os.path.dirname(path))
+            except OSError as e:
+                if os.path.basename(path).startswith(_TEMPORARY):
+                    _discard(path)
+                _unavailable(e, "write", path)
+        raise AssertionError("unreachable")
+
+
+class _FileAppender:
+    """Appends through one descriptor: one write per call, about a microsecond each."""
+
+    def __init__(self, descriptor: int, path: str) -> None:
+        self._descriptor, self._path = descriptor, path
+        self._torn = False
+        self._lock = threading.Lock()
+
+    def write(self, data: bytes) -> None:
+        with self._lock:
+            # After a write that failed half-way the torn line is ended first, so that it spoils no other.
+            whole = b"\n" + data if self._torn else data
+            try:
+                written = os.write(self._descriptor, whole)
+            except OSError as e:
+                _unavailable(e, "append to", self._path)
+            self._torn = written != len(whole)
+            if self._torn:
+                full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                _unavailable(full, "append to", self._path)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
+
+
+def _walk(folder: str, prefix: str, found: list[Entry]) -> None:
+    """Add all files under a folder, named from `prefix` on; what vanishes meanwhile is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue  # being written
+                if entry.is_dir(follow_symlinks=False):
+                    _walk(entry.path, f"{prefix}{entry.name}/", found)
+                else:
+                    try:
+                        found.append(Entry(prefix + entry.name, entry.stat().st_size))
+                    except FileNotFoundError:
+                        pass
+    except (FileNotFoundError, NotADirectoryError):
+        return
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _discard(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # a leftover of ours is in nobody's way: listings skip it
+
+
+def _unavailable(error: OSError, action: str, path: str) -> NoReturn:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    raise StoreUnavailableError(f"cannot {action} {path}: {reason}") from error

@@ -1,0 +1,245 @@
+"""Job folders on object stores and in memory, through fsspec.
+
+fsspec's instances are made for us alone and without listing caches: what a parent and its children tell each other
+must be read from the store each time. Credentials come from fsspec's own configuration or the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any, NoReturn
+
+import fsspec
+from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
+from fsspec.spec import AbstractFileSystem
+
+from orchestrator.errors import InternalError, StorageError, StoreUnavailableError
+from orchestrator.store.primitives import (
+    Appender,
+    Entry,
+    check_name,
+    check_prefix,
+    package_hint,
+    redact,
+    refuse_scheme,
+    scheme_of,
+)
+
+_READ_ONLY = {"http", "https", "zip", "tar", "data", "github", "reference", "git", "libarchive"}
+_EXISTS_CODES = {"PreconditionFailed", "412", "ConditionNotMet", "BlobAlreadyExists", "FileAlreadyExists"}
+_CONFLICT_CODES = {"ConditionalRequestConflict", "OperationAborted", "409"}
+
+_filesystems: dict[tuple[int, str], Any] = {}
+_filesystems_lock = threading.Lock()
+
+
+def file_system(url: str) -> Any:
+    """fsspec's file system for that URL, ours alone, without listing cache; one per process and protocol.
+
+    Raises:
+        StorageError: the protocol is unknown, its package is not installed, or its configuration is refused.
+    """
+    scheme = scheme_of(url)
+    with _filesystems_lock:
+        place = (os.getpid(), scheme)
+        if place not in _filesystems:
+            try:
+                _filesystems[place] = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
+            except ImportError as e:
+                raise StorageError(f"{redact(url)!r} needs a package that is missing; {package_hint(scheme)}") from e
+            except ValueError as e:
+                raise StorageError(
+                    f"{redact(url)!r}: unknown kind of URL {scheme!r}; use a folder, or s3://, gs://, abfs://"
+                ) from e
+        return _filesystems[place]
+
+
+def forget_file_systems() -> None:
+    """Make new ones from here on, which read credentials and endpoints anew."""
+    with _filesystems_lock:
+        _filesystems.clear()
+
+
+class ObjectStore:
+    """A prefix of an object store; see `Store`. Without append: writers put numbered segments."""
+
+    appends = False
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        if scheme_of(url) in _READ_ONLY:
+            raise refuse_scheme(url, "it is read-only; use a folder, or s3://, gs://, abfs://")
+        self._fs = file_system(url)
+        # fsspec's own stand-in for an exclusive create looks first and writes then: several can win. Only file
+        # systems that ask the store itself (s3fs, gcsfs, adlfs) will do; `probe` tries what they really give.
+        kind = type(self._fs)
+        generic = (AsyncFileSystem._pipe_file,) if isinstance(self._fs, AsyncFileSystem) else ()
+        if (getattr(kind, "_pipe_file", None) in generic) or (
+            not generic and getattr(kind, "pipe_file", None) is AbstractFileSystem.pipe_file
+        ):
+            raise refuse_scheme(url, "it cannot create a file exclusively; use a folder, or s3://, gs://, abfs://")
+        self._root = str(self._fs._strip_protocol(url)).rstrip("/")
+
+    def put(self, name: str, data: bytes) -> None:
+        try:
+            self._fs.pipe_file(self._path(name), data)
+        except Exception as e:  # noqa: BLE001 - each client library has errors of its own
+            self._unavailable(e, "write", name)
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        path = self._path(name)
+        for _ in range(5):
+            try:
+                self._fs.pipe_file(path, data, mode="create")
+            except Exception as e:  # noqa: BLE001
+                if isinstance(e, FileExistsError) or _says(e, _EXISTS_CODES):
+                    return False
+                if _says(e, _CONFLICT_CODES):
+                    continue  # two at the same instant, S3 asks both to come again
+                self._unavailable(e, "create", name)
+            return True
+        raise StoreUnavailableError(f"cannot create {redact(self.url)}/{name}: the store keeps answering 'conflict'")
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes | None:
+        path = self._path(name)
+        if length == 0:
+            return b""
+        try:
+            if not start and length is None:
+                return bytes(self._fs.cat_file(path))
+            return bytes(self._fs.cat_file(path, start=start, end=None if length is None else start + length))
+        except FileNotFoundError:
+            return None
+        except Exception as e:  # noqa: BLE001
+            if _says(e, {"InvalidRange", "416"}):
+                return b""  # an empty object, or a start beyond its end
+            self._unavailable(e, "read", name)
+
+    def append(self, name: str, data: bytes) -> None:
+        raise InternalError("an object store cannot append")
+
+    def appender(self, name: str) -> Appender:
+        raise InternalError("an object store cannot append")
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        check_prefix(prefix)
+        try:
+            found = self._fs.find(f"{self._root}/{prefix}".rstrip("/"), detail=True)
+        except FileNotFoundError:
+            return []
+        except Exception as e:  # noqa: BLE001
+            self._unavailable(e, "list", prefix)
+        start = len(self._root) + 1
+        return sorted(
+            (
+                Entry(path[start:], int(info.get("size") or 0))
+                for path, info in found.items()
+                if path.startswith(f"{self._root}/{prefix}") and info.get("type") != "directory"
+            ),
+            key=lambda entry: entry.name,
+        )
+
+    def delete(self, name: str) -> None:
+        try:
+            self._fs.rm_file(self._path(name))
+        except FileNotFoundError:
+            return
+        except Exception as e:  # noqa: BLE001
+            self._unavailable(e, "delete", name)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{check_name(name)}"
+
+    def _unavailable(self, error: Exception, action: str, name: str) -> NoReturn:
+        text = " ".join(str(error).split())[:300] or type(error).__name__
+        raise StoreUnavailableError(f"cannot {action} {redact(self.url)}/{name}: {text}") from error
+
+
+class MemoryStore:
+    """Objects in fsspec's in-process memory file system, for tests and trials; see `Store`."""
+
+    appends = True
+    _lock = threading.RLock()  # one for all: fsspec's memory is one per process as well
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._root = "/" + url.split("://", 1)[1].strip("/")
+        self._objects: dict[str, Any] = MemoryFileSystem.store
+
+    def put(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        with self._lock:
+            self._objects[path] = MemoryFile(None, path, data)
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        with self._lock:
+            if self._path(name) in self._objects:
+                return False
+            self.put(name, data)
+            return True
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes | None:
+        path = self._path(name)
+        with self._lock:
+            if path not in self._objects:
+                return None
+            with self._objects[path].getbuffer() as view:
+                return bytes(view[start:] if length is None else view[start : start + length])
+
+    def append(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        with self._lock:
+            if path not in self._objects:
+                self._objects[path] = MemoryFile(None, path)
+            file = self._objects[path]
+            file.seek(0, os.SEEK_END)
+            file.write(data)
+
+    def appender(self, name: str) -> Appender:
+        return _MemoryAppender(self, check_name(name))
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        whole = f"{self._root.rstrip('/')}/{check_prefix(prefix)}"
+        start = len(self._root.rstrip("/")) + 1
+        with self._lock:
+            found = [(path, file.getbuffer().nbytes) for path, file in self._objects.items() if path.startswith(whole)]
+        return sorted((Entry(path[start:], size) for path, size in found), key=lambda entry: entry.name)
+
+    def delete(self, name: str) -> None:
+        with self._lock:
+            self._objects.pop(self._path(name), None)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{check_name(name)}"
+
+
+class _MemoryAppender:
+    def __init__(self, store: MemoryStore, name: str) -> None:
+        self._store, self._name = store, name
+
+    def write(self, data: bytes) -> None:
+        self._store.append(self._name, data)
+
+    def close(self) -> None:
+        pass
+
+
+def _says(error: BaseException | None, codes: set[str]) -> bool:
+    """Whether the error, or one it came from, carries one of these codes of an object store."""
+    for _ in range(5):
+        if error is None:
+            return False
+        response = getattr(error, "response", None)
+        body = response.get("Error", {}) if isinstance(response, dict) else {}
+        found = {
+            str(body.get("Code")),
+            str(getattr(error, "code", None)),
+            str(getattr(error, "error_code", None)),
+            str(getattr(error, "status_code", None)),
+        }
+        if found & codes:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

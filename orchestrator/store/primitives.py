@@ -1,0 +1,204 @@
+"""The six operations that a job folder needs of its storage, and the URLs it is named by.
+
+`put`, `put_new`, `get`, `append`, `list`, `delete`: each is atomic by itself, nothing spans two of them. Whatever can
+do these can hold a job; `put_new` is what makes a claim, a stop or a first writer exclusive.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from orchestrator.errors import ConfigurationError, InternalError, StorageError
+
+_SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
+_NAME = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,80}")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object in a listing: its name relative to the store, its size in bytes."""
+
+    name: str
+    size: int
+
+
+class Appender(Protocol):
+    """One object that is being appended to by its single writer. Thread safe."""
+
+    def write(self, data: bytes) -> None:
+        """Append in one write that survives the death of this process.
+
+        Raises:
+            StoreUnavailableError: nothing or only a part was written.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """Storage of one folder. Synchronous and thread safe; names are relative, `/`-separated, checked.
+
+    Every operation may raise `StoreUnavailableError` (asking again later may help).
+    """
+
+    @property
+    def url(self) -> str:
+        """Absolute, without user info and trailing slash."""
+        ...
+
+    @property
+    def appends(self) -> bool:
+        """`append` and `appender` are there; without them a writer puts numbered segments."""
+        ...
+
+    def put(self, name: str, data: bytes) -> None:
+        """Create or replace; a reader sees the old or the new object, never a mixture."""
+        ...
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Create unless it exists: of any number of callers exactly one gets True."""
+        ...
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes | None:
+        """At most `length` bytes from `start`; None when there is no such object."""
+        ...
+
+    def append(self, name: str, data: bytes) -> None:
+        """Append to an object, created when missing. Only where `appends`."""
+        ...
+
+    def appender(self, name: str) -> Appender:
+        """The same for many writes to one object. Only where `appends`."""
+        ...
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        """All objects under a folder (`""` or a name ending in `/`), recursively, sorted by name, never cached."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove an object; a missing one is fine."""
+        ...
+
+
+def check_name(name: str) -> str:
+    """The name itself, when it can only lie inside its store.
+
+    Names are built by `layout` from numbers and nonces alone, so that a bad one is a bug, not an input.
+
+    Raises:
+        InternalError: it is absolute, climbs, or holds anything but plain letters, digits and `._-`.
+    """
+    if len(name) > 500 or not _NAME.fullmatch(name):
+        raise InternalError(f"not a name in a job folder: {name[:100]!r}")
+    return name
+
+
+def check_prefix(prefix: str) -> str:
+    if prefix:
+        check_name(prefix.removesuffix("/"))
+    return prefix
+
+
+def check_job_id(job_id: str) -> str:
+    """The id itself, when it can name a job.
+
+    Raises:
+        ConfigurationError: it cannot (a path separator, `..`, empty, more than 80 characters).
+    """
+    if not _JOB_ID.fullmatch(job_id) or job_id in (".", ".."):
+        raise ConfigurationError(
+            f"{job_id[:100]!r} cannot name a job: use 1 to 80 letters, digits, '.', '_' and '-'", field="job_id"
+        )
+    return job_id
+
+
+def scheme_of(url: str) -> str:
+    """The URL's protocol in small letters; `file` for a path."""
+    match = _SCHEME.match(url)
+    name = match[1].lower() if match else "file"
+    return "file" if name == "local" else name
+
+
+def is_local(url: str) -> bool:
+    """Whether it names a folder of this machine's file system."""
+    return scheme_of(url) == "file"
+
+
+def absolute_url(url: str | os.PathLike[str], *, field: str = "storage") -> str:
+    """The same place, named so that another process in another directory finds it.
+
+    Args:
+        url: A path (relative, `~`), `file://...`, or any URL that fsspec knows.
+
+    Returns:
+        An absolute path for local places, else the URL; without trailing slashes.
+
+    Raises:
+        ConfigurationError: user info in the URL, a chained URL, or nothing at all.
+    """
+    text = os.fspath(url)
+    if not text.strip() or "\0" in text:
+        raise ConfigurationError("is empty; give a folder or an fsspec URL such as s3://bucket/jobs", field=field)
+    if "::" in text:
+        raise ConfigurationError(f"{redact(text)!r} chains URLs; give the plain URL of the folder itself", field=field)
+    refuse_user_info(text, field=field)
+    if is_local(text):
+        match = _SCHEME.match(text)
+        path = unquote(text[match.end() :]) if match else text
+        return os.path.abspath(os.path.expanduser(path))
+    scheme, rest = text.split("://", 1)
+    rest = rest.rstrip("/")
+    if not rest and scheme.lower() != "memory":
+        raise ConfigurationError(f"{text!r} names no place; give for example {scheme}://bucket/jobs", field=field)
+    return f"{scheme.lower()}://{rest}"
+
+
+def refuse_user_info(url: str, *, field: str = "storage") -> None:
+    """Nothing, unless the URL carries a user name or password.
+
+    Raises:
+        ConfigurationError: it does; the text shows the URL without them.
+    """
+    if not _SCHEME.match(url):
+        return
+    authority = url.split("://", 1)[1].split("/", 1)[0]
+    if "@" in authority:
+        raise ConfigurationError(
+            f"{redact(url)!r} was given with a user name or password; credentials belong in the environment or in "
+            "fsspec's own configuration, on the parent's and on the child runs' side",
+            field=field,
+        )
+
+
+def redact(url: str) -> str:
+    """The URL as it may be shown: without user info and without query (where signatures are)."""
+    if not _SCHEME.match(url):
+        return url
+    scheme, rest = url.split("://", 1)
+    authority, slash, path = rest.partition("/")
+    shown = f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+    return shown.split("?", 1)[0] if urlsplit(shown).query else shown
+
+
+def job_folder_url(storage_root: str, job_id: str) -> str:
+    """Where a job of that id lies under a storage root (absolute URL)."""
+    return f"{absolute_url(storage_root).rstrip('/')}/{check_job_id(job_id)}"
+
+
+def package_hint(scheme: str) -> str:
+    """What to install for a URL of that protocol."""
+    extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
+    if name := extra.get(scheme):
+        return f"install it with: pip install 'prefect-batch-orchestrator[{name}]'"
+    return "install the package that fsspec needs for it"
+
+
+def refuse_scheme(url: str, reason: str) -> StorageError:
+    return StorageError(f"{redact(url)!r} cannot hold job folders: {reason}")
