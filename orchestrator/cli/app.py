@@ -1,0 +1,72 @@
+"""The program: its commands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import cyclopts
+
+from orchestrator.cli import looking, stacks
+from orchestrator.cli.terminal import INTERRUPTED, error_line, say
+from orchestrator.errors import OrchestratorError
+
+
+def make_app() -> cyclopts.App:
+    """The command line, in the order in which `--help` lists it."""
+    app = cyclopts.App(
+        name="orchestrator",
+        help="Fan a collection of items out over a Prefect deployment, in batches, with a kill switch.",
+        help_on_error=False,
+        version=_version,
+    )
+    everyday, operator = cyclopts.Group("Jobs", sort_key=1), cyclopts.Group("Set-up", sort_key=2)
+    jobs: tuple[Callable[..., int], ...] = (looking.status, looking.stop, looking.report, looking.results)
+    set_up: tuple[Callable[..., int], ...] = (stacks.up,)
+    for command in jobs:
+        app.command(command, group=everyday)
+    for command in set_up:
+        app.command(command, group=operator)
+    # Their places; they come with later versions: retry (everyday); cleanup, scale, pause, replay (operator).
+    return app
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("prefect-batch-orchestrator")
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Carry one command line out; its exit code."""
+    try:
+        code = make_app()(
+            arguments, exit_on_error=False, print_error=False, help_on_error=False, result_action="return_value"
+        )
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except cyclopts.CycloptsError as e:
+        say(f"error: {' '.join(str(e).split())}; see --help")
+        return 2
+    except OrchestratorError as e:
+        say(error_line(e))
+        return e.exit_code
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us has seen enough (`| head`); the interpreter must not complain while flushing at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as e:
+        if os.environ.get("ORCHESTRATOR_DEBUG"):
+            raise
+        say(error_line(e))
+        return 1
+
+
+def main() -> NoReturn:
+    """Entry point of the `orchestrator` program and of `python -m orchestrator`."""
+    sys.exit(run())

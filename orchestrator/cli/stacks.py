@@ -1,0 +1,133 @@
+"""Commands with a Prefect of their own, `up` and `demo`: the server of a profile or PREFECT_API_URL is not touched."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from json import dumps as json_text
+from pathlib import Path
+from typing import Annotated
+
+import yaml  # type: ignore[import-untyped]  # comes with Prefect, without types
+
+from orchestrator.cli.options import OUTPUT, PLACE, Json, flag
+from orchestrator.cli.terminal import give, give_json, say
+from orchestrator.errors import ConfigurationError
+from orchestrator.stack import Stack, StackError
+
+PARENT = "orchestrate/default"
+PARENT_ENTRYPOINT = "orchestrator.flows.parent.orchestrate_flow"
+
+Home = Annotated[
+    Path | None,
+    flag(
+        "--home", "Folder for database, logs and jobs; kept. Default: a temporary one, removed at the end.",
+        group=PLACE, env="ORCHESTRATOR_STACK_HOME",
+    ),
+]  # fmt: skip
+Port = Annotated[
+    int | None,
+    flag("--port", "TCP port on 127.0.0.1. Default: a free one.", group=PLACE, env="ORCHESTRATOR_STACK_PORT"),
+]
+
+
+def up(
+    *,
+    prefect_file: Annotated[
+        Path | None,
+        flag("--prefect-file", "Deployments to deploy. Default: ./prefect.yaml, if there is one.", group=PLACE),
+    ] = None,
+    home: Home = None,
+    port: Port = None,
+    pool: Annotated[
+        str, flag("--pool", "Name of the process work pool.", group=PLACE, env="ORCHESTRATOR_STACK_POOL")
+    ] = "local",
+    limit: Annotated[
+        int | None,
+        flag("--limit", "Most runs at once in that pool.", group=PLACE, env="ORCHESTRATOR_STACK_LIMIT"),
+    ] = None,
+    stop: Annotated[
+        Path | None,
+        flag(
+            "--stop",
+            "Stop the stack that was left running in that folder.",
+            group=OUTPUT,
+            env="ORCHESTRATOR_STACK_STOP",
+        ),
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Start a Prefect of one's own (server, UI, worker) with the deployments of a prefect.yaml; Ctrl-C ends it."""
+    if stop is not None:
+        ended = Stack.stop_left(stop)
+        give_json({"ended": ended}) if json else give(f"stopped {ended} processes")
+        return 0
+    if prefect_file is None and Path("prefect.yaml").exists():
+        prefect_file = Path("prefect.yaml")
+    if prefect_file is not None and not prefect_file.exists():
+        raise ConfigurationError(f"{prefect_file} does not exist", field="prefect_file")
+    say("starting a Prefect server and a worker (about ten seconds)")
+    with ended_by_sigterm(), Stack(home, port, pool=pool, pool_limit=limit) as stack:
+        deployed = deploy_all(stack, prefect_file)
+        if json:
+            facts = {"ui_url": stack.ui_url, "api_url": stack.api_url, "home": str(stack.home), "pool": stack.pool}
+            give_json(facts | {"deployments": deployed})
+        else:
+            give(f"UI:          {stack.ui_url}")
+            give("deployments: " + ", ".join(deployed))
+            give("use it from another terminal:")
+            give(f"  export PREFECT_API_URL={stack.api_url} PREFECT_HOME={stack.home}")
+        sys.stdout.flush()
+        say("Ctrl-C stops it")
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            say("stopping")
+    return 0
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Within: SIGTERM ends the command as Ctrl-C does, so that its stack is stopped in order."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def deploy_all(stack: Stack, prefect_file: Path | None) -> list[str]:
+    """Deploy that file and, if it does not have it, the parent; the names of all deployments then.
+
+    Work pools that the file names and the stack lacks are created, with a worker each: one missing pool would stop
+    `prefect deploy --all`. Source: prefect cli/deploy, 3.8.8, measured.
+    """
+    if prefect_file is not None:
+        for pool in sorted(_pools(prefect_file) - {stack.pool}):
+            stack.create_pool(pool)
+            stack.start_worker(pool=pool, wait=False)
+        stack.deploy(prefect_file)
+    try:
+        stack.request("GET", f"/deployments/name/{PARENT}")
+    except StackError:
+        own = stack.home / "deployments"
+        own.mkdir(exist_ok=True)
+        entry = {"name": PARENT.split("/")[1], "entrypoint": PARENT_ENTRYPOINT, "work_pool": {"name": stack.pool}}
+        (own / "prefect.yaml").write_text(json_text({"deployments": [entry]}))
+        stack.deploy(own / "prefect.yaml")
+    flows = {f["id"]: f["name"] for f in stack.request("POST", "/flows/filter", {})}
+    found = stack.request("POST", "/deployments/filter", {})
+    return sorted(f"{flows[d['flow_id']]}/{d['name']}" for d in found)
+
+
+def _pools(prefect_file: Path) -> set[str]:
+    """Names of the work pools that a prefect.yaml's deployments use."""
+    try:
+        entries = (yaml.safe_load(prefect_file.read_text()) or {}).get("deployments") or []
+        names = {(entry.get("work_pool") or {}).get("name") for entry in entries}
+    except (yaml.YAMLError, AttributeError, OSError) as e:
+        raise ConfigurationError(f"{prefect_file} is not a prefect.yaml: {e}", field="prefect_file") from e
+    return {name for name in names if isinstance(name, str) and "{" not in name}
