@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from prefect import states
 
 from orchestrator.core import killswitch as ks
 from orchestrator.core.killswitch import DEFAULT_FAIL_IF, DEFAULT_KILL_SWITCH, NAMES, Switch, from_limits, parse
+from orchestrator.core.killswitch.names import FORMS
 from orchestrator.errors import ConfigurationError, ExpressionError
 
 
@@ -128,6 +131,7 @@ def test_the_numbers_are_those_it_mentions_and_has() -> None:
     switch = parse('failed >= 3 or failed_rate > 0.5 or errors["E"] > 2 or recent_failed_rate(9) > 0.1 or failed > 99')
     counts = Counts({"failed": 4, "total": 9}, types={"E": 1}, recent={9: 0.25})
     assert switch.numbers(counts) == {"failed": 4, 'errors["E"]': 1, "recent_failed_rate(9)": 0.25}
+    assert str(switch.numbers(Counts({"failed": 10.0, "failed_rate": 0.5}))["failed"]) == "10"
     assert switch.names() == {"failed", "failed_rate"}
     assert switch.windows() == {9}
     assert switch.error_types() == {"E"}
@@ -529,3 +533,32 @@ def test_prefectos_switches_refuse_nonsense(build: Callable[[], ks.KillSwitch]) 
 def test_the_error_survives_a_pickle() -> None:
     error = pickle.loads(pickle.dumps(ks.KillSwitchError("Failed task detected.", ks.CountSwitch(2))))
     assert (str(error), error.ks.max_count) == ("Failed task detected.", 2)
+
+
+# The page in docs/
+
+PAGE = (Path(__file__).parents[2] / "docs" / "kill-switch.md").read_text(encoding="utf-8")
+
+
+def test_the_page_lists_every_name_with_its_meaning() -> None:
+    section = PAGE.split("## Names")[1].split("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", section, re.MULTILINE))
+    forms = {'errors["TimeoutError"]': FORMS["errors"], "recent_failed_rate(500)": FORMS["recent_failed_rate"]}
+    assert rows == {**NAMES, **forms}
+
+
+def test_the_page_shows_expressions_in_the_form_they_are_printed_in() -> None:
+    blocks = re.findall(r"^```expression\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    expressions = [line for block in blocks for line in block.splitlines()]
+    assert expressions
+    assert [str(parse(e)) for e in expressions] == expressions
+    for default in DEFAULT_KILL_SWITCH, DEFAULT_FAIL_IF:
+        assert f"| `{default}` |" in PAGE
+
+
+def test_the_page_shows_the_error_that_is_really_given() -> None:
+    shown = re.search(r"^```text\n(.*?)\n```", PAGE, re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    with pytest.raises(ExpressionError) as caught:
+        parse("faild >= 10")
+    assert str(caught.value) == shown[1]

@@ -72,9 +72,12 @@ class Switch:
         return written(why(self._tree, readings, True)) if self.evaluate(readings) else None
 
     def numbers(self, readings: Readings) -> dict[str, float]:
-        """The value of all that the expression looks at, as written there; what is missing is absent."""
+        """The value of all that the expression looks at, by its text; what is missing is absent.
+
+        Whole numbers come as `int`, so that a report says 10 failed items and not 10.0.
+        """
         found = {written(leaf): read(leaf, readings) for leaf in self._leaves()}
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: int(v) if v == int(v) else v for name, v in found.items() if v is not None}
 
     def names(self) -> frozenset[str]:
         """The plain names it mentions, e.g. {"failed", "stalled"}."""
@@ -191,7 +194,7 @@ class SettledCount(Switch):
 
 
 class NotStartedCount(Switch):
-    """`not_started >= count`; for `fail_if`: while a job runs, most items have not started."""
+    """`not_started >= count`."""
 
     __slots__ = ()
 
@@ -204,7 +207,7 @@ class FailedRate(Switch):
 
     Args:
         rate: 0 <= rate < 1; 0.05 is 5 %.
-        min_sample: Settled items before the rate counts; 1 (the default) leaves the second half away.
+        min_sample: Settled items before the rate counts; 1 (the default) leaves the second half out.
     """
 
     __slots__ = ()

@@ -32,7 +32,7 @@ class Readings(Protocol):
         ...
 
     def recent_failed_rate(self, n: int) -> float | None:
-        """Share of failures among the last n settled items; None until n have settled."""
+        """Share of failures among the last n items that ended; None until there are n."""
         ...
 
 
