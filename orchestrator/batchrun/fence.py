@@ -1,0 +1,121 @@
+"""The fence: looks at the job folder in its own thread and closes the gate.
+
+What closes it: a stop with mode cancel, a revocation of this attempt, and a parent that gave no sign of life for
+`lease_seconds` of *this* machine's monotonic clock. A folder that cannot be read counts as a parent that says nothing:
+a child cut off from its storage must not work on for ever. A stop with mode drain lets children in flight finish.
+
+It is a thread, not a task of the user's loop: the user's code may block that loop.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from orchestrator.batchrun.gate import Gate
+from orchestrator.core.model import EndReason, StopMode, StopRecord
+from orchestrator.errors import OrchestratorError
+
+
+class LeaseLike(Protocol):
+    @property
+    def counter(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def on_loss(self) -> Literal["stop", "finish"]: ...
+
+
+class Watched(Protocol):
+    """What the fence reads of a job folder (`store.JobFolder`)."""
+
+    def read_stop(self) -> StopRecord | None: ...
+    def is_revoked(self, batch: int, attempt: int) -> bool: ...
+    def read_lease(self) -> LeaseLike | None: ...
+
+
+class Fence:
+    """Looks every `interval` seconds until stopped.
+
+    Args:
+        folder, batch, attempt: What is watched.
+        gate: Closed when the attempt must end.
+        interval: Seconds between two looks.
+        lease_seconds: After which an unchanged sign of life means that the parent is gone; None: never.
+        overdue_seconds: After the gate closed, when `on_overdue` is called once: the run should be over by then.
+        on_overdue: The last resort, called from this thread.
+    """
+
+    def __init__(
+        self,
+        folder: Watched,
+        batch: int,
+        attempt: int,
+        gate: Gate,
+        *,
+        interval: float,
+        lease_seconds: float | None,
+        overdue_seconds: float = 15.0,
+        on_overdue: Callable[[], None] | None = None,
+    ) -> None:
+        self._folder, self._batch, self._attempt, self._gate = folder, batch, attempt, gate
+        self._interval, self._lease_seconds = interval, lease_seconds
+        self._overdue_seconds, self._on_overdue = overdue_seconds, on_overdue
+        self._seen: tuple[int, int] | None = None
+        self._changed_at = time.monotonic()
+        self._on_loss: Literal["stop", "finish"] = "stop"
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to look, at once and then every interval. The clock of the parent's sign of life starts here."""
+        self._changed_at = time.monotonic()
+        self._thread = threading.Thread(target=self._watch, name="batch-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The run is over: look no more. Does not wait for a reading under way."""
+        self._over.set()
+
+    def look(self) -> None:
+        """One look: closes the gate when there is a reason to."""
+        try:
+            if self._folder.is_revoked(self._batch, self._attempt):
+                self._gate.close(EndReason.REVOKED)
+                return
+            stop = self._folder.read_stop()
+            if stop is not None and stop.mode is StopMode.CANCEL:
+                self._gate.close(EndReason.STOPPED, stop.reason)
+                return
+            lease = self._folder.read_lease()
+        except (OrchestratorError, OSError):
+            lease = None  # says nothing: the clock below runs on
+        now = time.monotonic()
+        if lease is not None:
+            self._on_loss = lease.on_loss
+            if (lease.epoch, lease.counter) != self._seen:
+                self._seen, self._changed_at = (lease.epoch, lease.counter), now
+        if (
+            self._lease_seconds is not None
+            and now - self._changed_at > self._lease_seconds
+            and self._on_loss != "finish"
+        ):
+            self._gate.close(EndReason.LEASE_LOST)
+
+    def _watch(self) -> None:
+        while True:
+            began = time.monotonic()
+            if self._gate.reason is None:
+                try:
+                    self.look()
+                except Exception:  # noqa: BLE001 - a watcher that dies of a surprise would let items start for ever
+                    pass
+            elif self._gate.closed_at is not None and began - self._gate.closed_at > self._overdue_seconds:
+                if self._on_overdue is not None and not self._over.is_set():
+                    self._on_overdue()
+                return
+            # The look itself counts: an interval is from start to start, else a slow store stretches the promise.
+            if self._over.wait(max(0.05, self._interval - (time.monotonic() - began))):
+                return

@@ -1,0 +1,399 @@
+"""One attempt at one batch, from reference to ending: composes ledger, gate, fence, window and news."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.batchrun.awindow import AsyncWindow
+from orchestrator.batchrun.door import Door
+from orchestrator.batchrun.ending import Ending, ending, sentence
+from orchestrator.batchrun.fence import Fence
+from orchestrator.batchrun.gate import Gate
+from orchestrator.batchrun.news import News
+from orchestrator.batchrun.options import JobSettings, Options
+from orchestrator.batchrun.processes import ProcessCall, pickled
+from orchestrator.batchrun.recorder import Recorder, Sink
+from orchestrator.batchrun.whole import Whole
+from orchestrator.batchrun.window import Window
+from orchestrator.batchrun.work import Work
+from orchestrator.core.model import BatchReference, Counts, EndReason, Item, ItemOutcome, StopMode
+from orchestrator.errors import JobConflictError, StoreUnavailableError
+from orchestrator.store import EndRecord, JobFolder, Ledger, OutcomeRecord
+from orchestrator.store.layout import REPORT
+
+_LAST_RESORT_SECONDS = 5.0  # after the grace: by then a run whose loop answers has ended
+_HUNG_EXIT_SECONDS = 15.0  # for Prefect to close the run before threads that hang are ended with their process
+_LAST_WORD_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What the batch flow is: `work` gives its function bound to a job's id, batch and attempt."""
+
+    work: Callable[[str, int, int], Work]
+    options: Options
+
+
+class Run:
+    """What runs items, with a ledger (`Attempt`) or without (`Direct`)."""
+
+    def __init__(self, chosen: Chosen, door: Door) -> None:
+        self.options, self.door, self._work = chosen.options, door, chosen.work
+        self.gate = Gate()
+        self.settings = JobSettings()
+        self.items: Sequence[Item] = ()
+        self.total = 0
+        self._finish_lock = threading.Lock()
+        self._ending: Ending | None = None
+
+    # ------------------------------------------------------------------ the items
+
+    def conduct(self) -> None:
+        """Run the items of a sync function."""
+        with self._conducting() as work:
+            runner: Whole | Window
+            if self.options.per == "batch":
+                runner = Whole(
+                    self.items, work, self.options, self.gate, self.recorder, self.door, grace_seconds=self._grace
+                )
+            else:
+                runner = Window(self.items, work, self.options, self.gate, self.recorder, self.door,
+                                grace_seconds=self._grace, new_process=self._new_process(work))  # fmt: skip
+            try:
+                runner.run()
+            finally:
+                self._leave(runner.hung)
+
+    async def aconduct(self) -> None:
+        """Run the items of an async function."""
+        with self._conducting() as work:
+            runner: Whole | AsyncWindow
+            if self.options.per == "batch":
+                runner = Whole(
+                    self.items, work, self.options, self.gate, self.recorder, self.door, grace_seconds=self._grace
+                )
+                running = runner.arun()
+            else:
+                runner = AsyncWindow(self.items, work, self.options, self.gate, self.recorder, self.door,
+                                     grace_seconds=self._grace)  # fmt: skip
+                running = runner.run()
+            try:
+                await running
+            finally:
+                self._leave(runner.hung)
+
+    def finish(self) -> Ending:
+        """Write the last word, once: calling again (from the last resort too) gives the same ending."""
+        with self._finish_lock:
+            if self._ending is None:
+                counts, in_progress = self.recorder.close()
+                reason = self.gate.reason or EndReason.COMPLETED
+                if counts.settled >= self.total and reason is not EndReason.LEDGER_FAILED:
+                    reason = EndReason.COMPLETED  # whatever closed the gate came too late to matter
+                self._ending = self._end(reason, counts, in_progress)
+                self.door.logger.info("%s", self._ending.message)
+            return self._ending
+
+    @contextmanager
+    def _conducting(self) -> Iterator[Work]:
+        news = News(self.door, self.recorder, job=self.job, batch=self.batch, attempt=self.attempt,
+                    interval=self.settings.news_seconds, after=self.settings.news_after_seconds)  # fmt: skip
+        news.start()
+        try:
+            yield self._work(self.job, self.batch, self.attempt)
+        except BaseException as error:
+            self._abandon(error)
+            raise
+        finally:
+            news.stop()
+
+    def _new_process(self, work: Work) -> Callable[[], ProcessCall] | None:
+        if self.options.executor != "processes":
+            return None
+        payload, context = pickled(work), self.door.context_for_processes()
+        return lambda: ProcessCall(payload, context, self.options.item_timeout_seconds)
+
+    def _leave(self, hung: int) -> None:
+        if hung:
+            self.door.logger.warning("%d of the items could not be interrupted; they end with this process", hung)
+            self.door.end_process_after(_HUNG_EXIT_SECONDS)
+
+    @property
+    def _grace(self) -> float:
+        return self.settings.item_grace_seconds
+
+    # ------------------------------------------------------------------ what differs
+
+    job: str = ""
+    batch: int = 0
+    attempt: int = 0
+    recorder: Recorder
+
+    def _record(self, sink: Sink, carried: Counts | None = None) -> None:
+        self.recorder = Recorder(sink, self.gate, self.door, total=self.total, carried=carried,
+                                 result_max_bytes=self.settings.result_max_bytes)  # fmt: skip
+
+    def _end(self, reason: EndReason, counts: Counts, in_progress: list[int]) -> Ending:
+        raise NotImplementedError
+
+    def _abandon(self, error: BaseException) -> None:
+        """An exception ends the run: leave behind what is true."""
+
+
+class Direct(Run):
+    """Items given as a list: nothing is stored, the outcomes are the flow's result."""
+
+    def __init__(self, values: Sequence[Any], chosen: Chosen, door: Door, *, result_max_bytes: int = 65_536) -> None:
+        super().__init__(chosen, door)
+        self.settings = JobSettings(result_max_bytes=result_max_bytes, lease_seconds=None)
+        self.items = [Item(index, str(index), value) for index, value in enumerate(values)]
+        self.total = len(self.items)
+        self._outcomes: list[OutcomeRecord] = []
+        self._record(self._outcomes.append)
+        door.check_limits(self.options.concurrency_limits, self.options.rate_limits)
+        door.logger.info("%d %s given", self.total, "item" if self.total == 1 else "items")
+
+    def _end(self, reason: EndReason, counts: Counts, in_progress: list[int]) -> Ending:
+        known = {record.index: record for record in self._outcomes}
+        return ending(reason, counts, self.total, why=self.gate.why, fail_run_when=self.options.fail_run_when,
+                      outcomes=[_readable(item, known.get(item.index)) for item in self.items])  # fmt: skip
+
+
+class Attempt(Run):
+    """One attempt at a batch of a job, by reference."""
+
+    def __init__(self, reference: BatchReference, chosen: Chosen, door: Door) -> None:
+        super().__init__(chosen, door)
+        self.reference = reference
+        self.job, self.batch, self.attempt = reference.job, reference.batch, reference.attempt
+        self.total = reference.count
+        self.tags: tuple[str, ...] = ()
+        self._folder = JobFolder(reference.folder)
+        self._ledger: Ledger | None = None
+        self._fence: Fence | None = None
+
+    def open(self) -> Ending | None:
+        """Read the job and the items, take over what earlier attempts finished; an ending when nothing is to be run.
+
+        Raises:
+            JobConflictError: the job is over, this attempt ended before, or the folder holds another job.
+            JobNotFoundError, StorageError, StoreUnavailableError: the folder cannot be read.
+            ConfigurationError: a concurrency limit is missing.
+        """
+        folder, reference = self._folder, self.reference
+        record = folder.read_job()
+        if (record.job_id, record.nonce) != (reference.job, reference.nonce):
+            raise JobConflictError(
+                f"this run belongs to an earlier job named {reference.job!r}, and another job has that name now: "
+                "it cannot be run again"
+            )
+        self.settings = JobSettings.from_spec(record.spec)
+        self.door.masking(self.settings.masked_env)
+        self.tags = tuple(str(tag) for tag in record.spec.get("tags") or ())
+        if folder.is_revoked(self.batch, self.attempt):
+            return ending(EndReason.REVOKED, Counts(), self.total)
+        self._refuse_what_is_over()
+        self.door.check_limits(self.options.concurrency_limits, self.options.rate_limits)
+        self._start_fence()
+        try:
+            staged = folder.read_items(reference)
+            if not self._wait_for_earlier():
+                return self._cancelled_before_start()
+            return self._take_over(staged)
+        except BaseException:
+            self._stop_fence()
+            raise
+
+    def _refuse_what_is_over(self) -> None:
+        again = f"to run what failed or is left again: orchestrator retry {self.job}"
+        if self._folder.store.get(REPORT, 0, 1) is not None:
+            raise JobConflictError(f"job {self.job!r} is over, so this run does nothing; {again}")
+        if self._folder.read_end(self.batch, self.attempt) is not None:
+            raise JobConflictError(f"this batch ended already, so this run does nothing; {again}")
+
+    def _take_over(self, staged: list[Item]) -> Ending | None:
+        reference = self.reference
+        self._ledger = Ledger(self._folder, self.batch, self.attempt, self.total, start=reference.start)
+        carried = self._ledger.open()
+        self._record(self._write, carried.counts)
+        self.items = [item for item in staged if item.index not in carried.outcomes]
+        before = f", {len(carried.outcomes):,} of them done before" if carried.outcomes else ""
+        self.door.logger.info(
+            "Batch %d of %d of job %s: %s%s", self.batch + 1, reference.batches, self.job,
+            f"{self.total:,} {'item' if self.total == 1 else 'items'}", before,
+        )  # fmt: skip
+        # A stop that was written before this run started: nothing of it starts.
+        stop = self._folder.read_stop()
+        if stop is not None and stop.mode is StopMode.CANCEL:
+            self.gate.close(EndReason.STOPPED, stop.reason)
+        return None
+
+    def _write(self, outcome: OutcomeRecord) -> None:
+        assert self._ledger is not None
+        try:
+            self._ledger.record(outcome)
+        except StoreUnavailableError as error:
+            if self._folder.store.appends:
+                raise
+            # Object stores: it is kept and put again with the last word; without a last word nobody counts on it.
+            self.gate.close(EndReason.LEDGER_FAILED, f"outcomes could not be written: {self.recorder.text_of(error)}")
+
+    # ------------------------------------------------------------------ earlier attempts
+
+    def _wait_for_earlier(self) -> bool:
+        """Until no earlier attempt can start an item any more; False when the gate closed meanwhile.
+
+        One that wrote its last word is over. One that was given up notices it within one look at the folder, and its
+        running items get their grace: so long from when *we* see that it was given up, on our own clock.
+        """
+        closed = threading.Event()
+        self.gate.on_close(closed.set)
+        patience = self.settings.fence_seconds + self.settings.item_grace_seconds
+        seen: dict[int, float] = {}
+        said = False
+        while not closed.is_set():
+            now = time.monotonic()
+            waiting = False
+            for attempt in self._folder.unended_before(self.batch, self.attempt) if self.attempt else ():
+                if attempt not in seen and self._folder.is_revoked(self.batch, attempt):
+                    seen[attempt] = now
+                waiting = waiting or attempt not in seen or now - seen[attempt] < patience
+            if not waiting:
+                return True
+            if not said:
+                said = True
+                self.door.logger.info("Waiting until the previous run of this batch has let go of its items")
+            closed.wait(min(0.5, self.settings.fence_seconds))
+        return False
+
+    def _cancelled_before_start(self) -> Ending:
+        self._stop_fence()
+        return ending(self.gate.reason or EndReason.STOPPED, Counts(), self.total, why=self.gate.why)
+
+    # ------------------------------------------------------------------ the fence
+
+    def _start_fence(self) -> None:
+        self._fence = Fence(
+            self._folder, self.batch, self.attempt, self.gate, interval=self.settings.fence_seconds,
+            lease_seconds=self.settings.lease_seconds,
+            overdue_seconds=self.settings.item_grace_seconds + _LAST_RESORT_SECONDS, on_overdue=self._last_resort,
+        )  # fmt: skip
+        self._fence.start()
+
+    def _stop_fence(self) -> None:
+        if self._fence is not None:
+            self._fence.stop()
+
+    def _last_resort(self) -> None:
+        """The run should be over and is not: its own loop does not answer. Called from the fence's thread."""
+        if self._ledger is None or not self.door.owns_process:
+            return
+        last = self.finish()
+        self.door.end_process(last.type, last.name, last.message)
+
+    # ------------------------------------------------------------------ the end
+
+    def _end(self, reason: EndReason, counts: Counts, in_progress: list[int]) -> Ending:
+        self._stop_fence()
+        why = self.gate.why
+        try:
+            self._last_word(reason, counts, in_progress)
+        except StoreUnavailableError as error:
+            reason, why = (
+                EndReason.LEDGER_FAILED,
+                f"the batch's end could not be written: {self.recorder.text_of(error)}",
+            )
+        last = ending(reason, counts, self.total, why=why, fail_run_when=self.options.fail_run_when)
+        if last.type != "CANCELLED" and self.gate.reason is not None and self.door.is_cancelling():
+            # From Cancelling, Prefect takes nothing but Cancelled. Source: core_policy.py, 3.8.8; engine-facts 1.9.
+            return Ending("CANCELLED", "Stopped", sentence(counts, self.total))
+        return last
+
+    def _last_word(self, reason: EndReason, counts: Counts, in_progress: list[int]) -> None:
+        assert self._ledger is not None
+        record = EndRecord(reason, counts, tuple(in_progress))
+        for tries_left in reversed(range(_LAST_WORD_TRIES)):
+            try:
+                self._ledger.end(record)
+                return
+            except StoreUnavailableError:
+                if not tries_left:
+                    raise
+                time.sleep(1.0)
+
+    def _abandon(self, error: BaseException) -> None:
+        """Leave the truth behind when an exception ends the run: terminated, or an error before the items' end."""
+        self._stop_fence()
+        counts, in_progress = self.recorder.close()
+        if self._ledger is None:
+            return
+        try:
+            if isinstance(error, Exception):
+                self._ledger.close()  # no last word: the parent reads what there is, and may start the batch again
+                self._ledger.flush()
+            else:
+                self._ledger.end(EndRecord(EndReason.TERMINATED, counts, tuple(in_progress)))
+        except StoreUnavailableError:
+            pass  # the records that could be written are there; the rest counts as unknown
+
+
+# ---------------------------------------------------------------------- composition
+
+
+def run_batch(reference: BatchReference, chosen: Chosen, door: Door) -> Ending:
+    """One attempt at a batch with a sync function.
+
+    Raises:
+        ConfigurationError: see `Attempt.open`.
+        BaseException: what terminated the run; the ledger is closed by then.
+    """
+    attempt = Attempt(reference, chosen, door)
+    refused = attempt.open()
+    if refused is not None:
+        return refused
+    with door.tagged(attempt.tags):
+        attempt.conduct()
+    return attempt.finish()
+
+
+async def arun_batch(reference: BatchReference, chosen: Chosen, door: Door) -> Ending:
+    """One attempt at a batch with an async function; see `run_batch`. Storage is read outside of the loop."""
+    attempt = await asyncio.to_thread(Attempt, reference, chosen, door)
+    refused = await asyncio.to_thread(attempt.open)
+    if refused is not None:
+        return refused
+    with door.tagged(attempt.tags):
+        await attempt.aconduct()
+    return await asyncio.to_thread(attempt.finish)
+
+
+def run_items(values: Sequence[Any], chosen: Chosen, door: Door, *, result_max_bytes: int) -> Ending:
+    """Items given directly, with a sync function."""
+    direct = Direct(values, chosen, door, result_max_bytes=result_max_bytes)
+    direct.conduct()
+    return direct.finish()
+
+
+async def arun_items(values: Sequence[Any], chosen: Chosen, door: Door, *, result_max_bytes: int) -> Ending:
+    """Items given directly, with an async function."""
+    direct = await asyncio.to_thread(lambda: Direct(values, chosen, door, result_max_bytes=result_max_bytes))
+    await direct.aconduct()
+    return direct.finish()
+
+
+def _readable(item: Item, record: OutcomeRecord | None) -> dict[str, Any]:
+    """An item's outcome as people read it in a flow's result."""
+    if record is None:
+        return {"index": item.index, "outcome": "not_finished"}
+    readable: dict[str, Any] = {"index": item.index, "outcome": record.outcome.value}
+    if record.outcome is ItemOutcome.SUCCEEDED:
+        readable["result"] = record.result
+    else:
+        readable["error"] = {"type": record.error_type, "text": record.error_text}
+    return readable

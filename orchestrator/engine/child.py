@@ -1,0 +1,219 @@
+"""The child's door: what a batch flow needs of the Prefect run it is, and nothing of any other run.
+
+Its requests never decide anything: progress is news, limits are waited for, and the final state is what the flow
+returns. The one exception is the last resort, `end_process`, for a run whose own loop no longer answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+from uuid import UUID
+
+import cloudpickle  # type: ignore[import-untyped]
+from prefect import tags as prefect_tags
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.objects import State, StateType
+from prefect.concurrency.asyncio import concurrency as async_concurrency
+from prefect.concurrency.asyncio import rate_limit as async_rate_limit
+from prefect.concurrency.sync import concurrency as sync_concurrency
+from prefect.concurrency.sync import rate_limit as sync_rate_limit
+from prefect.context import FlowRunContext, hydrated_context, serialize_context
+from prefect.exceptions import ObjectNotFound
+from prefect.futures import PrefectFuture
+from prefect.logging import get_run_logger
+from prefect.logging.handlers import APILogWorker
+
+from orchestrator.engine.masking import mask
+from orchestrator.engine.progress import ARTIFACT_TYPE
+from orchestrator.errors import ConfigurationError
+
+_DRAIN_SECONDS = 3.0
+
+
+class RunDoor:
+    """The door of the flow run that calls this; implements `batchrun.door.Door`.
+
+    Args:
+        masked_env: Names of environment variables whose values are masked.
+
+    Raises:
+        MissingContextError: there is no flow run here.
+    """
+
+    def __init__(self, masked_env: Sequence[str] = ()) -> None:
+        context = FlowRunContext.get()
+        run = context.flow_run if context else None
+        self.logger: logging.Logger | logging.LoggerAdapter[Any] = get_run_logger()
+        self.run_name = str(run.name) if run else ""
+        self._run_id: UUID | None = run.id if run else None
+        # Prefect starts a process for one run and says which; runs inside it have ids of their own.
+        # Source: prefect runner/_starter_engine.py, runner/_workspace_supervisor.py, 3.8.8.
+        self.owns_process = run is not None and os.environ.get("PREFECT__FLOW_RUN_ID") == str(run.id)
+        self._masked_env = tuple(masked_env)
+        self._artifact: UUID | None = None
+        self._news: SyncPrefectClient | None = None
+
+    def masking(self, names: Sequence[str]) -> None:
+        """Mask the values of those environment variables too, from now on."""
+        self._masked_env = tuple(names)
+
+    def mask(self, text: str) -> str:
+        return mask(text, self._masked_env)
+
+    # ------------------------------------------------------------------ news
+
+    def publish(self, percent: float, metadata: Mapping[str, str]) -> None:
+        if self._news is None:
+            self._news = get_client(sync_client=True)  # kept: a client takes longer to make than a request
+            self._news.__enter__()
+        if self._artifact is None:
+            created = self._news.create_artifact(
+                ArtifactCreate(
+                    type=ARTIFACT_TYPE, data=percent, metadata_=dict(metadata), flow_run_id=self._run_id,
+                    description="Items of this batch that have ended, in percent",
+                )
+            )  # fmt: skip
+            self._artifact = created.id
+        else:
+            self._news.update_artifact(self._artifact, ArtifactUpdate(data=percent, metadata_=dict(metadata)))
+
+    def close_news(self) -> None:
+        news, self._news = self._news, None
+        if news is not None:
+            news.__exit__(None, None, None)
+
+    # ------------------------------------------------------------------ limits
+
+    def check_limits(self, names: Sequence[str], rates: Sequence[str]) -> None:
+        if not names and not rates:
+            return
+        with get_client(sync_client=True) as client:
+            for field, wanted in (("concurrency_limits", names), ("rate_limits", rates)):
+                for name in wanted:
+                    decay = " --slot-decay-per-second RATE" if field == "rate_limits" else ""
+                    create = f"create it with: prefect gcl create {name} --limit N{decay}"
+                    try:
+                        limit = client.read_global_concurrency_limit_by_name(name)
+                    except ObjectNotFound:
+                        raise ConfigurationError(f"there is no limit {name!r}; {create}", field=field) from None
+                    if not limit.active:
+                        raise ConfigurationError(f"the limit {name!r} is not active; "
+                                                 f"prefect gcl enable {name}", field=field)  # fmt: skip
+                    if field == "rate_limits" and not limit.slot_decay_per_second:
+                        raise ConfigurationError(f"the limit {name!r} lets no rate through; prefect gcl update {name} "
+                                                 "--slot-decay-per-second RATE", field=field)  # fmt: skip
+
+    @contextmanager
+    def hold(self, names: Sequence[str]) -> Iterator[None]:
+        # Strict asks that the limits exist; by default it would also end the run when a lease is lost, and a restart
+        # of the server loses leases. Source: prefect concurrency/_sync.py and _leases.py, 3.8.8.
+        with sync_concurrency(list(names), occupy=1, strict=True, raise_on_lease_renewal_failure=False):
+            yield
+
+    @asynccontextmanager
+    async def ahold(self, names: Sequence[str]) -> AsyncIterator[None]:
+        async with async_concurrency(list(names), occupy=1, strict=True, raise_on_lease_renewal_failure=False):
+            yield
+
+    def take(self, names: Sequence[str]) -> None:
+        sync_rate_limit(list(names), strict=True)
+
+    async def atake(self, names: Sequence[str]) -> None:
+        await async_rate_limit(list(names), strict=True)
+
+    # ------------------------------------------------------------------ the run's context
+
+    def holds_futures(self, value: Any) -> bool:
+        if isinstance(value, PrefectFuture):
+            return True
+        if isinstance(value, Mapping):
+            return any(isinstance(member, PrefectFuture) for member in value.values())
+        return isinstance(value, list | tuple) and any(isinstance(member, PrefectFuture) for member in value)
+
+    def resolve(self, value: Any) -> Any:
+        if not self.holds_futures(value):
+            return value
+        if isinstance(value, PrefectFuture):
+            return value.result()
+        members = list(value.values() if isinstance(value, Mapping) else value)
+        for member in members:
+            if isinstance(member, PrefectFuture):
+                member.wait()  # all of them, before the first failure is raised: none is left running unseen
+        got = [member.result() if isinstance(member, PrefectFuture) else member for member in members]
+        return dict(zip(value, got, strict=True)) if isinstance(value, Mapping) else got
+
+    @contextmanager
+    def tagged(self, tags: Sequence[str]) -> Iterator[None]:
+        with prefect_tags(*tags):
+            yield
+
+    def context_for_processes(self) -> bytes | None:
+        try:
+            return bytes(cloudpickle.dumps(serialize_context()))
+        except Exception as error:  # noqa: BLE001 - the work can do without: it only has no run logger there
+            self.logger.debug("Items run without the run's context in their processes: %s", self.mask(str(error)))
+            return None
+
+    def is_cancelling(self) -> bool:
+        if self._run_id is None:
+            return False
+        try:
+            with get_client(sync_client=True) as client:
+                state = client.read_flow_run(self._run_id).state
+        except Exception:  # noqa: BLE001 - asked to choose the better word at the end, no more
+            return False
+        return state is not None and state.type is StateType.CANCELLING
+
+    # ------------------------------------------------------------------ the last resort
+
+    def end_process(self, state_type: str, name: str | None, message: str) -> None:
+        if not self.owns_process:
+            return
+        self.logger.error("Ending this process: %s", message)
+        state: State[Any] = State(type=StateType(state_type), name=name, message=message)
+        proposal = threading.Thread(target=self._propose, args=(state,), daemon=True)
+        proposal.start()
+        proposal.join(_DRAIN_SECONDS)
+        _drain_logs()
+        os._exit(0)  # 0: the run has its state, and anything else would be told as a crash
+
+    def end_process_after(self, seconds: float) -> None:
+        if not self.owns_process:
+            return
+
+        def end() -> None:
+            time.sleep(seconds)
+            _drain_logs()
+            os._exit(0)
+
+        threading.Thread(target=end, name="batch-exit", daemon=True).start()
+
+    def _propose(self, state: State[Any]) -> None:
+        if self._run_id is None:
+            return
+        try:
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(self._run_id, state)
+        except Exception:  # noqa: BLE001 - the ledger says it too, and the process ends in any case
+            pass
+
+
+def _drain_logs() -> None:
+    """Send the log lines that are left, for so long at most; in a thread, because this one may be a loop's."""
+    drain = threading.Thread(target=APILogWorker.drain_all, kwargs={"timeout": _DRAIN_SECONDS}, daemon=True)
+    drain.start()
+    drain.join(_DRAIN_SECONDS)
+
+
+@contextmanager
+def entered(context: bytes) -> Iterator[None]:
+    """A run's context in another process of its own (from `context_for_processes`)."""
+    with hydrated_context(cloudpickle.loads(context)):
+        yield

@@ -1,0 +1,9 @@
+"""The front door in Python: `batch_flow` makes the flow that works on batches of items.
+
+Composition roots: here our parts meet Prefect's decorators.
+"""
+
+from orchestrator.batchrun.context import ItemContext
+from orchestrator.flows.batch import batch_flow
+
+__all__ = ["ItemContext", "batch_flow"]
