@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from orchestrator.errors import ConfigurationError, JobNotFoundError, OrchestratorError
 from orchestrator.settings import Settings
-from orchestrator.store import JobFolder, job_folder_url, open_store
+from orchestrator.store import JobFolder, absolute_url, job_folder_url, open_store
 from orchestrator.store.layout import JOB
 
 
 def storage_root(storage: str | None) -> str:
-    """The storage asked for, else the setting, else the default."""
-    if storage or (storage := Settings().storage):
-        return storage
-    home = os.environ.get("PREFECT_HOME")
-    return str((Path(home) if home else Path.home() / ".prefect") / "orchestrator" / "jobs")
+    """The storage asked for, else the setting, else the default; absolute.
+
+    Raises:
+        ConfigurationError: it is no URL that we can open, or holds user info.
+    """
+    if found := storage or Settings().storage:
+        return absolute_url(found)
+    from orchestrator.engine.context import prefect_home  # imports Prefect: a second that the others need not wait
+
+    return absolute_url(str(prefect_home() / "orchestrator" / "jobs"))
 
 
 def open_job(job_id: str, storage: str | None) -> JobFolder:

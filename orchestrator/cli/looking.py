@@ -66,7 +66,7 @@ def job_status(folder: JobFolder, *, watch: bool) -> dict[str, Any]:
         "job_id": record.job_id,
         "state": "unfinished",
         "reason": "",
-        "deployment": _names(record.spec.get("deployment")),
+        "deployment": _names(record.spec.get("job", {}).get("deployment")),
         "created": record.created,
         "items": {"total": record.total},
         "batches": {"total": record.batches, "ended": 0},
