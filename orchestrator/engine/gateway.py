@@ -87,7 +87,7 @@ class Run:
         phase, state_name: Prefect's state type and name, e.g. SCHEDULED and "Late".
         since: When it entered that state (the server's clock).
         message: The state's message, at most 2,000 characters.
-        started: It has been RUNNING at some time (a start time is recorded).
+        started: It has been RUNNING at some time.
     """
 
     id: RunId
@@ -116,7 +116,8 @@ class Gateway(Protocol):
     `requests` counts HTTP requests and websocket upgrades made through this gateway so far.
     """
 
-    requests: int
+    @property
+    def requests(self) -> int: ...
 
     async def find_deployment(self, name: str) -> Deployment:
         """The deployment of that full name (or id).

@@ -158,6 +158,14 @@ class SimulatedEngine:
             self._enter(record, now_in, name)
         return said, now_in
 
+    def force(self, run_id: RunId, phase: Phase) -> None:
+        """Set a state without any rule, as `force=True` does through the API."""
+        self._enter(self._records[run_id], phase)
+
+    def report(self, run_id: RunId, progress: Progress) -> None:
+        """Publish progress of a run from outside its process."""
+        self.publish(self._records[run_id], progress)
+
     async def shut_down(self) -> None:
         """End every simulated process; records stay."""
         tasks = [record.task for record in self._records.values() if record.task is not None]

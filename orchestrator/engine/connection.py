@@ -1,0 +1,133 @@
+"""One long-lived connection to Prefect's API: counted, quickly retried, its errors translated.
+
+Prefect's client retries by itself after 2, 4, 8 ... seconds, which is right for an outage and wrong for the brief
+"database is locked" of SQLite. Calls made through here therefore switch those retries off and retry at once.
+Source: prefect client/base.py `_send_with_retry`, 3.8.8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+import httpx
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.context import SettingsContext, get_settings_context
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES
+
+from orchestrator.engine.masking import Masker
+from orchestrator.engine.translate import BusyError, is_passing, translate
+from orchestrator.errors import EngineUnavailableError, InternalError
+
+T = TypeVar("T")
+
+READ_PAUSES = (0.2, 0.6, 1.5)
+_LONGEST_PAUSE = 60.0
+_BUSY = frozenset({408, 429, 502, 503})
+_quick: ContextVar[bool] = ContextVar("quick", default=False)
+
+
+class Connection:
+    """A `PrefectClient` opened at the first call and kept; used from one event loop only.
+
+    Args:
+        masker: Masks what errors say.
+
+    Attributes:
+        requests: HTTP requests sent so far, retries included (and what others add: websockets).
+    """
+
+    def __init__(self, masker: Masker) -> None:
+        self.masker = masker
+        self.requests = 0
+        self._client: PrefectClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stack = AsyncExitStack()
+        self._settings: SettingsContext | None = None
+
+    async def client(self) -> PrefectClient:
+        """The open client.
+
+        Raises:
+            EngineUnavailableError: no API URL is configured.
+        """
+        if self._client is not None:
+            if self._loop is not asyncio.get_running_loop():
+                raise InternalError("a connection to Prefect is used from two event loops")
+            return self._client
+        if not PREFECT_API_URL.value():
+            # Prefect would start a server of its own here, one without workers.
+            raise EngineUnavailableError(
+                "no Prefect server is configured: set PREFECT_API_URL, choose a profile, or try `orchestrator demo`."
+            )
+        hooks = {"request": [self._count], "response": [self._turn_away]}
+        client = get_client(httpx_settings={"event_hooks": hooks})
+        self._client, self._loop = client, asyncio.get_running_loop()
+        await self._stack.enter_async_context(client)
+        return client
+
+    async def call(
+        self, doing: str, function: Callable[[PrefectClient], Awaitable[T]], pauses: Sequence[float] = READ_PAUSES
+    ) -> T:
+        """What the function answers, tried again after each pause as long as that can help.
+
+        Raises:
+            ObjectNotFound: Prefect's, untouched: what it means depends on the question.
+            EngineUnavailableError, EngineError: see `translate`.
+        """
+        client = await self.client()
+        for pause in (*pauses, None):
+            try:
+                with self.quick():
+                    return await function(client)
+            except ObjectNotFound:
+                raise
+            except Exception as error:
+                if pause is None or not is_passing(error):
+                    raise translate(error, doing, self.masker) from error
+                await asyncio.sleep(pause_before_retry(error, pause))
+        raise InternalError("unreachable")
+
+    @contextmanager
+    def quick(self) -> Iterator[None]:
+        """Within: the client reports a busy server or a lost connection at once, without retries of its own."""
+        if self._settings is None:
+            context = get_settings_context()
+            settings = context.settings.copy_with_update(updates={PREFECT_CLIENT_MAX_RETRIES: 0})
+            self._settings = SettingsContext(profile=context.profile, settings=settings)
+        token = _quick.set(True)
+        try:
+            with self._settings.model_copy():
+                yield
+        finally:
+            _quick.reset(token)
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+        self._client = None
+
+    async def _count(self, request: httpx.Request) -> None:
+        self.requests += 1
+
+    async def _turn_away(self, response: httpx.Response) -> None:
+        if _quick.get() and response.status_code in _BUSY:
+            raise BusyError(response.status_code, _retry_after(response))
+
+
+def pause_before_retry(error: BaseException, pause: float) -> float:
+    """Seconds to wait: what the server asks for, else `pause` with jitter, so that many callers do not meet again."""
+    if isinstance(error, BusyError) and error.retry_after is not None:
+        return min(_LONGEST_PAUSE, error.retry_after) * random.uniform(1.0, 1.2)
+    return pause * random.uniform(0.5, 1.5)
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    try:
+        return max(0.0, float(response.headers["Retry-After"]))
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,103 @@
+"""Prefect's and httpx's errors as ours, once and here; the text says what to do about it.
+
+Source for which errors a client raises: prefect client/base.py and exceptions.py, 3.8.8.
+"""
+
+from __future__ import annotations
+
+import httpx
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL
+from pydantic import ValidationError
+
+from orchestrator.engine.masking import Masker
+from orchestrator.errors import EngineError, EngineUnavailableError, OrchestratorError
+
+_REASON_CHARS = 500
+_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_FORBIDDEN = frozenset({401, 403})
+
+
+class BusyError(Exception):
+    """The server says that it cannot serve now; raised before the client's own slow retries begin.
+
+    Args:
+        status: 408, 429, 502 or 503.
+        retry_after: Seconds the server asks to wait; None when it does not say.
+    """
+
+    def __init__(self, status: int, retry_after: float | None) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status, self.retry_after = status, retry_after
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether asking again later can help."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in _PASSING
+    return isinstance(error, (BusyError, httpx.TransportError, httpx.StreamError, OSError))
+
+
+def was_never_sent(error: BaseException) -> bool:
+    """Whether it is certain that the request did nothing."""
+    return isinstance(error, _NEVER_SENT) or (isinstance(error, BusyError) and error.status == 429)
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status behind an error of Prefect's, or of ours that was raised from one."""
+    for seen in (error, error.__cause__):
+        if isinstance(seen, httpx.HTTPStatusError):
+            return seen.response.status_code
+    return None
+
+
+def reason(error: BaseException, masker: Masker) -> str:
+    """What Prefect says was wrong, on one line, masked and cut."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, httpx.HTTPStatusError):
+        try:
+            detail = error.response.json()
+        except (ValueError, httpx.StreamError):
+            detail = None
+        if isinstance(detail, dict):
+            detail = detail.get("detail") or detail.get("exception_message") or detail
+        text = f"HTTP {error.response.status_code}: {detail}" if detail else text
+    line = " ".join(masker(text).split())
+    return line if len(line) <= _REASON_CHARS else line[: _REASON_CHARS - 1] + "…"
+
+
+def api_address(masker: Masker) -> str:
+    """The API's URL as it may be shown."""
+    return masker(str(PREFECT_API_URL.value() or "no API URL"))
+
+
+def translate(error: Exception, doing: str, masker: Masker) -> OrchestratorError:
+    """Our error for one of Prefect's; the caller raises it `from` the cause.
+
+    Args:
+        doing: What was tried, to fill "cannot ...", e.g. "read child runs".
+    """
+    if isinstance(error, OrchestratorError):
+        return error
+    said, where = reason(error, masker), api_address(masker)
+    if isinstance(error, _NEVER_SENT):
+        return EngineUnavailableError(
+            f"cannot {doing}: Prefect's API at {where} cannot be reached ({said}); "
+            "start the server, or point PREFECT_API_URL at one that runs."
+        )
+    if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in _FORBIDDEN:
+        return EngineError(
+            f"cannot {doing}: Prefect's API at {where} refuses the credentials ({said}); "
+            "set PREFECT_API_AUTH_STRING or PREFECT_API_KEY."
+        )
+    if isinstance(error, ValidationError):
+        return EngineError(
+            f"cannot {doing}: the answer of Prefect's API at {where} cannot be understood; "
+            "is the server of another version than this client? `orchestrator doctor` says."
+        )
+    if is_passing(error) or isinstance(error, ValueError):  # not JSON: some proxy answered
+        return EngineUnavailableError(f"cannot {doing}: Prefect's API at {where} does not serve now ({said}).")
+    if isinstance(error, PrefectHTTPStatusError):
+        return EngineError(f"cannot {doing}: Prefect refused ({said}).")
+    return EngineError(f"cannot {doing}: {type(error).__name__}: {said}")
