@@ -486,6 +486,13 @@ def test_a_rate_trips_when_reached() -> None:
         switch.raise_if_triggered(states.Crashed())
 
 
+def test_a_rate_that_is_just_met_trips() -> None:
+    switch = ks.RateSwitch(2, 0.5)
+    switch.raise_if_triggered(states.Completed())
+    with pytest.raises(ks.KillSwitchError, match="after 2 tasks"):
+        switch.raise_if_triggered(states.Failed())
+
+
 def test_asking_does_not_count() -> None:
     for switch in ks.CountSwitch(2), ks.RateSwitch(2, 0.5):
         assert [switch.should_flip_switch(states.Failed()) for _ in range(5)] == [False] * 5
