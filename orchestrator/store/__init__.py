@@ -5,6 +5,7 @@ nothing here knows of Prefect or of an event loop.
 """
 
 from orchestrator.store.folder import JobFolder
+from orchestrator.store.formats import Row
 from orchestrator.store.jsonl import NotJsonError, decode_json, encode_json
 from orchestrator.store.ledger import Carried, Ledger
 from orchestrator.store.opening import open_store, probe
@@ -19,6 +20,8 @@ from orchestrator.store.primitives import (
 )
 from orchestrator.store.reading import AttemptFiles, BatchLedger, Counting, count
 from orchestrator.store.records import EndRecord, JobRecord, Lease, OutcomeRecord
+from orchestrator.store.sources import Source, SourcePolicy, as_source, parse_source, source_from_json
+from orchestrator.store.staging import Staged, StageOptions, stage
 
 __all__ = [
     "AttemptFiles",
@@ -33,8 +36,14 @@ __all__ = [
     "Ledger",
     "NotJsonError",
     "OutcomeRecord",
+    "Row",
+    "Source",
+    "SourcePolicy",
+    "StageOptions",
+    "Staged",
     "Store",
     "absolute_url",
+    "as_source",
     "check_job_id",
     "count",
     "decode_json",
@@ -42,6 +51,9 @@ __all__ = [
     "is_local",
     "job_folder_url",
     "open_store",
+    "parse_source",
     "probe",
     "redact",
+    "source_from_json",
+    "stage",
 ]

@@ -83,8 +83,9 @@ class ObjectStore:
         self._root = str(self._fs._strip_protocol(url)).rstrip("/")
 
     def put(self, name: str, data: bytes) -> None:
+        path = self._path(name)
         try:
-            self._fs.pipe_file(self._path(name), data)
+            self._fs.pipe_file(path, data)
         except Exception as e:  # noqa: BLE001 - each client library has errors of its own
             self._unavailable(e, "write", name)
 
@@ -142,8 +143,9 @@ class ObjectStore:
         )
 
     def delete(self, name: str) -> None:
+        path = self._path(name)
         try:
-            self._fs.rm_file(self._path(name))
+            self._fs.rm_file(path)
         except FileNotFoundError:
             return
         except Exception as e:  # noqa: BLE001
