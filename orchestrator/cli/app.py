@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import cyclopts
+from pydantic import ValidationError
 
-from orchestrator.cli import looking, stacks
+from orchestrator.cli import installing, looking, stacks
 from orchestrator.cli.terminal import INTERRUPTED, error_line, say
 from orchestrator.errors import OrchestratorError
+from orchestrator.settings import Settings
 
 
 def make_app() -> cyclopts.App:
@@ -24,7 +26,7 @@ def make_app() -> cyclopts.App:
     )
     everyday, operator = cyclopts.Group("Jobs", sort_key=1), cyclopts.Group("Set-up", sort_key=2)
     jobs: tuple[Callable[..., int], ...] = (looking.status, looking.stop, looking.report, looking.results)
-    set_up: tuple[Callable[..., int], ...] = (stacks.up,)
+    set_up: tuple[Callable[..., int], ...] = (installing.deploy, installing.doctor, stacks.up)
     for command in jobs:
         app.command(command, group=everyday)
     for command in set_up:
@@ -53,6 +55,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OrchestratorError as e:
         say(error_line(e))
         return e.exit_code
+    except ValidationError as e:
+        if e.title != Settings.__name__:
+            raise
+        first = e.errors(include_url=False)[0]
+        say(f"error: environment variable ORCHESTRATOR_{str(first['loc'][0]).upper()}: {first['msg']}")
+        return 2
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED

@@ -25,7 +25,7 @@ class LeftError(OrchestratorError):
     exit_code = INTERRUPTED
 
 
-def parameters_of(pairs: list[str] | None) -> dict[str, Any]:
+def parameters_of(pairs: list[str] | None, field: str = "param") -> dict[str, Any]:
     """`--param name=value` as a mapping; a value that is JSON is taken as such, anything else as text.
 
     Raises:
@@ -35,7 +35,7 @@ def parameters_of(pairs: list[str] | None) -> dict[str, Any]:
     for pair in pairs or ():
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise ConfigurationError(f"{pair!r} is not of the form NAME=VALUE", field="param")
+            raise ConfigurationError(f"{pair!r} is not of the form NAME=VALUE", field=field)
         try:
             found[name] = json_format.loads(text)
         except ValueError:
