@@ -74,6 +74,8 @@ class Window:
             ConfigurationError: a concurrency limit is missing.
             BaseException: whatever a termination signal raised in this thread.
         """
+        if not self._queue:
+            return
         self._gate.on_close(self._on_close)
         for _ in range(min(self._options.item_concurrency, len(self._queue))):
             self._hire()
@@ -113,8 +115,8 @@ class Window:
         return max(0.0, min(moments) - now) + 0.001 if moments else None
 
     def _abandon_overdue(self, timeout: float) -> None:
-        now = time.monotonic()
-        for worker in list(self._workers):
+        now, left = time.monotonic(), 0
+        for worker in self._workers:
             since, item = worker.since, worker.item
             if worker.abandoned or worker.over or since is None or item is None or now - since < timeout:
                 continue
@@ -122,17 +124,17 @@ class Window:
             if worker.item is not item or not self._recorder.fail(item, error, worker.tries, now - since):
                 continue  # it ended at this very moment
             worker.abandoned = True
-            if self._queue:
-                if self._hung_threads() >= self._options.item_concurrency:
-                    self._gate.close(EndReason.STUCK, f"{self._hung_threads()} items hang beyond their timeout")
-                    return
+            left += 1
+        if left and self._queue:
+            hung = sum(w.abandoned and not w.over for w in self._workers)
+            if hung >= self._options.item_concurrency:
+                self._gate.close(EndReason.STUCK, f"{hung} items hang beyond their timeout")
+                return
+            for _ in range(min(left, len(self._queue))):
                 self._hire()
         self._workers = [w for w in self._workers if not (w.over and w.abandoned)]
         if all(w.over or w.abandoned for w in self._workers):
             self._wake.set()
-
-    def _hung_threads(self) -> int:
-        return sum(w.abandoned and not w.over for w in self._workers)
 
     def _hire(self) -> None:
         worker = _Worker()
