@@ -103,7 +103,7 @@ def _parent_is_alive(folder: JobFolder) -> bool:
     """Whether the parent's sign of life changes within two of its intervals."""
     first = folder.read_lease()
     end = time.monotonic() + 2 * Settings().beat_seconds + 1
-    while first is not None and time.monotonic() < end:
+    while time.monotonic() < end:
         if folder.read_lease() != first or folder.read_report() is not None:
             return True
         time.sleep(0.25)
