@@ -90,6 +90,12 @@ class JobFolder:
             self._job = JobRecord.from_json(data, self._what(layout.JOB))
         return self._job
 
+    def as_if(self, record: JobRecord) -> JobFolder:
+        """The same folder, read as if that job were created in it already: what was staged can be checked before."""
+        folder = JobFolder(self.store)
+        folder._job = record
+        return folder
+
     def batches(self) -> Iterator[Batch]:
         """All batches in order, in constant memory."""
         for number in range(-(-self.read_job().batches // layout.INDEX_BATCHES)):
@@ -228,7 +234,7 @@ class JobFolder:
                 reading = close_reading(end, count)
                 if reading is not None:
                     return reading
-            files = self._files_up_to(batch, attempt)
+            files = list_batch(self.store, batch).before(attempt + 1)
             start = self.batch(batch).start
             if end is not None and end.uniform is not None:
                 return read_ledger(self.store, batch, start, count, files).reading(attempt)
@@ -236,7 +242,7 @@ class JobFolder:
             taken = read_ledger(self.store, batch, start, count, files).taken.get(attempt, 0)
             record = encode_json({"format": layout.FORMAT, "records": taken})
             self.store.put_new(layout.revoked(batch, attempt), record)
-        files = self._files_up_to(batch, attempt)
+        files = list_batch(self.store, batch).before(attempt + 1)
         files.revoked.add(attempt)
         return read_ledger(self.store, batch, self.batch(batch).start, count, files).reading(attempt)
 
@@ -300,18 +306,13 @@ class JobFolder:
             self.store.delete(entry.name)
 
     def delete(self) -> None:
-        """Remove the whole job, `job.json` first, so that a half-removed job is none."""
+        """Remove the whole job, `job.json` first, so that a half-removed job is none; what is not ours stays."""
         self.store.delete(layout.JOB)
+        self._job = self._index = None
         for entry in self.store.list():
-            self.store.delete(entry.name)
-
-    def _files_up_to(self, batch: int, attempt: int) -> AttemptFiles:
-        files = list_batch(self.store, batch)
-        return AttemptFiles(
-            {k: v for k, v in files.logs.items() if k <= attempt},
-            {k for k in files.ended if k <= attempt},
-            {k for k in files.revoked if k <= attempt},
-        )
+            if layout.is_ours(entry.name):
+                self.store.delete(entry.name)
+        self.store.tidy()
 
     def _stop(self, number: int) -> StopRecord | None:
         name = layout.stop(number)

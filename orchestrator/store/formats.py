@@ -174,6 +174,11 @@ def opened(url: str, name: str) -> Iterator[IO[bytes]]:
         raise SourceError(str(e).removeprefix("storage: "), source=name) from e
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as e:
         raise SourceError(f"cannot be read: {_one_line(e)}", source=name) from e
+    except Exception as e:
+        if is_local(url):
+            raise
+        # Each client library of an object store has errors of its own.
+        raise SourceError(f"cannot be read: {_one_line(e)}", source=name) from e
 
 
 @contextmanager

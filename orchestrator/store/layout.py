@@ -20,8 +20,10 @@ EPOCHS = "epoch/"
 CONTROLS = "control/"
 BATCHES = "b/"
 ITEMS = "items/"
+FOLDERS = (EPOCHS, CONTROLS, BATCHES, ITEMS)
 
 CONTROL_MAX_BYTES = 1 << 20  # largest stop, lease, end record and the like that a reader takes
+END_MAX_BYTES = 16 << 20  # it may name many items
 JOB_MAX_BYTES = 64 << 20  # job.json and report.json: parameters and texts of the user are in them
 PART_BYTES = 8 << 20  # a staged part is closed once it has this many
 INDEX_BATCHES = 10_000  # batches per index object
@@ -29,6 +31,7 @@ INDEX_BATCHES = 10_000  # batches per index object
 _NONCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PART = re.compile(r"items/[A-Za-z0-9_-]{1,64}/part-\d{5,9}\.jsonl")
 _ATTEMPT = re.compile(r"b/(\d{1,12})/a(\d{1,6})(?:\.(\d{1,9}))?\.(jsonl|end|revoked)")
+_STOP = re.compile(r"stop(?:-\d{1,6})?\.json")
 _NUMBERED = re.compile(r"(?:epoch|control)/(\d{1,12})\.json")
 
 
@@ -106,6 +109,11 @@ def end(batch_index: int, attempt: int) -> str:
 
 def revoked(batch_index: int, attempt: int) -> str:
     return f"{BATCHES}{batch_index}/a{attempt}.revoked"
+
+
+def is_ours(name: str) -> bool:
+    """Whether an object of that name belongs to a job."""
+    return name in (JOB, LEASE, REPORT) or bool(_STOP.fullmatch(name)) or name.startswith(FOLDERS)
 
 
 def attempt_name(name: str) -> AttemptName | None:

@@ -63,6 +63,8 @@ class Ledger:
         self._start = folder.batch(batch).start if start is None else start
         self._segment_seconds, self._segment_records = segment_seconds, segment_records
         self._carried = 0
+        self._uncertain: frozenset[int] = frozenset()
+        self._settled: set[int] = set()
         self._records = 0
         self._segments = 0  # put so far, the header's included
         self._pending: list[bytes] = []
@@ -101,6 +103,7 @@ class Ledger:
                 f"attempt {self._attempt} of batch {self._batch} was started before; a batch attempt runs once"
             )
         self._carried = len(earlier.outcomes)
+        self._uncertain = earlier.uncertain()
         self._began = time.monotonic()
         if self._store.appends:
             self._appender = self._store.appender(name)
@@ -121,11 +124,12 @@ class Ledger:
             raise InternalError(f"a ledger holds ended items only, not {outcome.outcome.value}")
         line = encode_json(outcome.to_json()) + b"\n"
         if self._store.appends:
-            return self._append(line)
+            return self._append(line, outcome.index)
         with self._lock:
             if self._closed:
                 return False
             self._pending.append(line)
+            self._note(outcome.index)
             if len(self._pending) in (1, self._segment_records):
                 self._wake.notify()
             if self._failure is not None:
@@ -145,7 +149,8 @@ class Ledger:
         """Flush, then write the attempt's last word; later outcomes are not taken. May be called again if it failed.
 
         Args:
-            record: Reason, counts of the whole batch, items in progress; the rest is filled in here.
+            record: Reason, counts of the whole batch, items in progress in this attempt; the rest is filled in here,
+                also the items that an earlier attempt may have begun and this one did not come to.
 
         Returns:
             The record as written.
@@ -157,7 +162,16 @@ class Ledger:
         self.flush()
         segments = 0 if self._store.appends else self._segments
         seconds = record.seconds or time.monotonic() - self._began
-        whole = replace(record, records=self._records, segments=segments, carried=self._carried, seconds=seconds)
+        begun = (*record.in_progress, *sorted(self._uncertain - self._settled))
+        in_progress = tuple(dict.fromkeys(begun))
+        whole = replace(
+            record,
+            in_progress=in_progress,
+            records=self._records,
+            segments=segments,
+            carried=self._carried,
+            seconds=seconds,
+        )
         self._store.put_new(layout.end(self._batch, self._attempt), encode_json(whole.to_json()))
         return whole
 
@@ -173,7 +187,11 @@ class Ledger:
             self._thread.join()
             self._thread = None
 
-    def _append(self, line: bytes) -> bool:
+    def _note(self, index: int) -> None:
+        if index in self._uncertain:
+            self._settled.add(index)
+
+    def _append(self, line: bytes, index: int) -> bool:
         with self._lock:
             if self._appender is None:
                 return False
@@ -184,6 +202,7 @@ class Ledger:
                 raise
             self._failure = None
             self._records += 1
+            self._note(index)
             return True
 
     def _put_regularly(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from orchestrator.store.primitives import Appender, Entry, check_name, check_pre
 T = TypeVar("T")
 
 _TEMPORARY = ".writing-"
+_PROCESS = secrets.token_hex(4)  # process numbers repeat among machines that share a file system
 _numbers = itertools.count()
 
 
@@ -111,12 +113,22 @@ class LocalStore:
                 return
             folder = os.path.dirname(folder)
 
+    def tidy(self) -> None:
+        for folder, _, names in os.walk(self._root, topdown=False):
+            for name in names:
+                if name.startswith(_TEMPORARY):
+                    _discard(os.path.join(folder, name))
+            try:
+                os.rmdir(folder)
+            except OSError:
+                pass  # not empty
+
     def _path(self, name: str) -> str:
         return os.path.join(self._root, *check_name(name).split("/"))
 
     def _write_beside(self, path: str, data: bytes) -> str:
         folder = os.path.dirname(path)
-        temporary = os.path.join(folder, f"{_TEMPORARY}{os.getpid()}-{threading.get_ident()}-{next(_numbers)}")
+        temporary = os.path.join(folder, f"{_TEMPORARY}{_PROCESS}-{os.getpid()}-{next(_numbers)}")
 
         def written() -> str:
             with open(temporary, "xb", buffering=0) as file:

@@ -151,6 +151,9 @@ class ObjectStore:
         except Exception as e:  # noqa: BLE001
             self._unavailable(e, "delete", name)
 
+    def tidy(self) -> None:
+        pass
+
     def _path(self, name: str) -> str:
         return f"{self._root}/{check_name(name)}"
 
@@ -212,6 +215,9 @@ class MemoryStore:
     def delete(self, name: str) -> None:
         with self._lock:
             self._objects.pop(self._path(name), None)
+
+    def tidy(self) -> None:
+        pass
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{check_name(name)}"

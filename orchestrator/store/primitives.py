@@ -17,6 +17,7 @@ from orchestrator.errors import ConfigurationError, InternalError, StorageError
 _SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 _NAME = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_AZURE = {"abfs", "abfss", "wasb", "wasbs"}
 _JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,80}")
 
 
@@ -84,6 +85,10 @@ class Store(Protocol):
 
     def delete(self, name: str) -> None:
         """Remove an object; a missing one is fine."""
+        ...
+
+    def tidy(self) -> None:
+        """Remove what writes that were interrupted left behind; only when nobody writes here any more."""
         ...
 
 
@@ -168,8 +173,7 @@ def refuse_user_info(url: str, *, field: str = "storage") -> None:
     """
     if not _SCHEME.match(url):
         return
-    authority = url.split("://", 1)[1].split("/", 1)[0]
-    if "@" in authority:
+    if _user_info(url):
         raise ConfigurationError(
             f"{redact(url)!r} was given with a user name or password; credentials belong in the environment or in "
             "fsspec's own configuration, on the parent's and on the child runs' side",
@@ -177,13 +181,18 @@ def refuse_user_info(url: str, *, field: str = "storage") -> None:
         )
 
 
+def _user_info(url: str) -> str:
+    """User name and password in a URL; "" when there are none. In Azure's URLs `container@account` is none."""
+    user, at, _ = url.split("://", 1)[1].split("/", 1)[0].rpartition("@")
+    return user + at if ":" in user or scheme_of(url) not in _AZURE else ""
+
+
 def redact(url: str) -> str:
     """The URL as it may be shown: without user info and without query (where signatures are)."""
     if not _SCHEME.match(url):
         return url
     scheme, rest = url.split("://", 1)
-    authority, slash, path = rest.partition("/")
-    shown = f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+    shown = f"{scheme}://{rest.removeprefix(_user_info(url))}"
     return shown.split("?", 1)[0] if urlsplit(shown).query else shown
 
 

@@ -50,6 +50,14 @@ class AttemptFiles:
         """Attempts whose process came as far as its ledger."""
         return set(self.logs)
 
+    def before(self, attempt: int) -> AttemptFiles:
+        """The same without that attempt and later ones."""
+        return AttemptFiles(
+            {k: v for k, v in self.logs.items() if k < attempt},
+            {k for k in self.ended if k < attempt},
+            {k for k in self.revoked if k < attempt},
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptLog:
@@ -93,6 +101,14 @@ class BatchLedger:
             return dict.fromkeys(left, ItemOutcome.UNKNOWN)
         begun = set(last.in_progress)
         return {i: ItemOutcome.UNKNOWN if i in begun else ItemOutcome.NOT_STARTED for i in left}
+
+    def uncertain(self) -> frozenset[int]:
+        """Items without a record that any attempt may have begun: a successor that does not settle them says so."""
+        begun: set[int] = set()
+        for attempt in self.files.logs:
+            end = self.ends.get(attempt)
+            begun.update(range(self.start, self.start + self.count) if end is None else end.in_progress)
+        return frozenset(begun - self.outcomes.keys())
 
     def counts(self) -> Counts:
         """Of the items that have a record, in the order in which they ended."""
@@ -185,15 +201,14 @@ def read_ledger(
     Raises:
         StorageError: a log was written by a newer version.
     """
-    wanted = sorted(k for k in files.logs if before is None or k < before)
-    logs = {k: read_log(store, batch, k, files.logs[k], start, count) for k in wanted}
-    cut = {k: read_revoked(store, batch, k) for k in files.revoked if before is None or k < before}
+    if before is not None:
+        files = files.before(before)
+    logs = {k: read_log(store, batch, k, segments, start, count) for k, segments in sorted(files.logs.items())}
+    cut = {k: read_revoked(store, batch, k) for k in files.revoked}
     taken: dict[int, int] = {}
     outcomes: dict[int, OutcomeRecord] = {}
     for attempt, log in logs.items():
-        accepted = next(
-            (dict(logs[k].accepts or {}) for k in wanted if k > attempt and logs[k].accepts is not None), None
-        )
+        accepted = next((later.accepts for k, later in logs.items() if k > attempt and later.accepts is not None), None)
         # A given-up attempt may go on writing until its own fence closes: its successor, who waits for that, takes
         # over what it finds then, which is why the number in .revoked does not bind an attempt that is to start.
         limit = accepted.get(attempt, 0) if accepted is not None else None if before is not None else cut.get(attempt)
@@ -203,11 +218,10 @@ def read_ledger(
             if record is not None:
                 outcomes.setdefault(record.index, record)
     ends: dict[int, EndRecord] = {}
-    for attempt in sorted(files.ended - set(cut)):
-        if before is None or attempt < before:
-            end = read_end(store, batch, attempt)
-            if end is not None:
-                ends[attempt] = end
+    for attempt in sorted(files.ended - files.revoked):
+        end = read_end(store, batch, attempt)
+        if end is not None:
+            ends[attempt] = end
     if not outcomes:
         outcomes = _uniform(ends, batch, start, count)
     return BatchLedger(start, count, files, outcomes, taken, ends, sum(log.damaged for log in logs.values()))
@@ -260,11 +274,11 @@ def read_end(store: Store, batch: int, attempt: int) -> EndRecord | None:
     """
     name = layout.end(batch, attempt)
     what = f"{store.url}/{name}"
-    data = store.get(name, 0, layout.CONTROL_MAX_BYTES + 1)
+    data = store.get(name, 0, layout.END_MAX_BYTES + 1)
     if data is None:
         return None
     try:
-        return EndRecord.from_json(parse_object(data, what, layout.CONTROL_MAX_BYTES), what)
+        return EndRecord.from_json(parse_object(data, what, layout.END_MAX_BYTES), what)
     except StoreCorruptError:
         return None  # as if its process had died before it: the records themselves say what happened
 
