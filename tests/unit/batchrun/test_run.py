@@ -170,7 +170,11 @@ def test_a_vectorised_function_must_return_one_outcome_per_item(tmp_path: Path, 
 
 @pytest.mark.parametrize(
     ("result", "says"),
-    [(object(), "an object is not JSON"), (float("nan"), "nan is not JSON"), ("x" * 100_000, "at most 65,536 are kept")],
+    [
+        (object(), "an object is not JSON"),
+        (float("nan"), "nan is not JSON"),
+        ("x" * 100_000, "at most 65,536 are kept"),
+    ],
 )
 def test_a_result_that_cannot_be_kept_fails_its_item_with_advice(
     tmp_path: Path, door: Door, result: Any, says: str
@@ -340,7 +344,7 @@ def test_a_given_up_attempt_starts_nothing_when_it_comes_late(tmp_path: Path, do
 def test_a_batch_that_ended_is_not_run_again(tmp_path: Path, door: Door) -> None:
     job = StagedJob(tmp_path, [1])
     run_batch(job.reference(), chosen(lambda item: None), door)
-    with pytest.raises(JobConflictError, match="this batch ended already, .*orchestrator retry job-1"):
+    with pytest.raises(JobConflictError, match=r"this batch ended already, .*orchestrator retry job-1"):
         run_batch(job.reference(), chosen(lambda item: None), door)
 
 
@@ -494,13 +498,16 @@ def test_a_run_that_is_being_cancelled_ends_as_cancelled_though_all_is_done(tmp_
 def test_a_terminated_async_run_leaves_its_last_word(tmp_path: Path, door: Door) -> None:
     job = StagedJob(tmp_path, list(range(5)))
 
+    began = asyncio.Event()
+
     async def process(item: int) -> None:
-        await asyncio.sleep(0 if item < 2 else 60)
+        if item == 2:
+            began.set()
+            await asyncio.sleep(60)
 
     async def main() -> None:
         run = asyncio.create_task(arun_batch(job.reference(), chosen(process), door))
-        while job.outcomes().count("succeeded") < 2:
-            await asyncio.sleep(0.01)
+        await asyncio.wait_for(began.wait(), 10)
         run.cancel()
         await asyncio.wait([run])
 
@@ -513,7 +520,9 @@ def test_a_terminated_async_run_leaves_its_last_word(tmp_path: Path, door: Door)
 # ---------------------------------------------------------------------- storage
 
 
-def test_a_ledger_that_cannot_be_written_ends_the_run(tmp_path: Path, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_that_cannot_be_written_ends_the_run(
+    tmp_path: Path, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from orchestrator.errors import StoreUnavailableError
     from orchestrator.store import Ledger
 
