@@ -24,6 +24,17 @@ class OrchestratorError(Exception):
 
     exit_code: int = 1
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Prefect pickles exceptions when results are persisted; ours take arguments that `args` does not hold.
+        return _rebuilt, (type(self), self.args, dict(self.__dict__))
+
+
+def _rebuilt(kind: type[OrchestratorError], args: tuple[object, ...], facts: dict[str, object]) -> OrchestratorError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
 
 # ------------------------------------------------------------------ the person who asked
 
@@ -57,7 +68,7 @@ class ExpressionError(ConfigurationError):
         self.reason, self.text, self.position = reason, text, position
         # A long expression shows the neighbourhood of the place only.
         start = max(0, position - 60)
-        shown = text[start : position + 60].replace("\n", " ")
+        shown = text[start : position + 60].translate({ord(c): " " for c in "\n\r\t"})
         super().__init__(f"{reason}\n    {shown}\n    {' ' * (position - start)}^", field=field)
 
     def with_field(self, field: str) -> ExpressionError:

@@ -90,6 +90,10 @@ class Tally:
         elif outcome in (BatchOutcome.FAILED, BatchOutcome.CRASHED):
             self.consecutive_failed_batches += 1
 
+    def remember_at_least(self, windows: frozenset[int]) -> None:
+        """Keep enough of the news from now on for these `recent_failed_rate(n)`."""
+        self._window = max(self._window, *windows, 0)
+
     def _remember(self, settled: int, failed: int) -> None:
         if not self._window:
             return

@@ -6,11 +6,13 @@ import logging
 import os
 from contextvars import Token
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prefect.context import FlowRunContext
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
+from prefect.settings import get_current_settings
 from prefect.utilities.urls import url_for
 
 from orchestrator.core.model import RunId
@@ -58,6 +60,11 @@ def outermost_run() -> ParentRun | None:
         deployment_id=str(run.deployment_id) if run.deployment_id else None,
         url=run_url(RunId(str(run.id))),
     )
+
+
+def prefect_home() -> Path:
+    """Prefect's home folder, absolute. Source: `PREFECT_HOME`, settings/models/root.py, 3.8.8."""
+    return Path(get_current_settings().home).expanduser().absolute()
 
 
 def in_flow_run_process() -> RunId | None:

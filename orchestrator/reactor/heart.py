@@ -7,6 +7,7 @@ import threading
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.store import JobFolder
+from orchestrator.store.records import OnLoss
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ class Heart:
         on_loss: What children do when it stands still for too long: `stop` or `finish` their batch.
     """
 
-    def __init__(self, folder: JobFolder, epoch: int, *, beat_seconds: float, on_loss: str) -> None:
+    def __init__(self, folder: JobFolder, epoch: int, *, beat_seconds: float, on_loss: OnLoss) -> None:
         self._folder, self._epoch, self._beat, self._on_loss = folder, epoch, beat_seconds, on_loss
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="job-sign-of-life", daemon=True)

@@ -180,7 +180,7 @@ class Reactor:
     async def _look_at_folder(self) -> None:
         """Stops and controls that others wrote, and whether another parent took over."""
         folder = self._job.folder
-        if await self._io(folder.newest_epoch) > self._job.epoch:
+        if await self._io(folder.is_superseded, self._job.epoch):
             self.post(ev.Superseded())
             return
         if (record := await self._io(folder.read_stop)) is not None and not self._knows(record):
@@ -281,7 +281,7 @@ class Reactor:
             storage=self._job.folder.url,
             url=self._job.url,
         )
-        if await self._io(self._job.folder.newest_epoch) > self._job.epoch:
+        if await self._io(self._job.folder.is_superseded, self._job.epoch):
             raise JobConflictError(f"job {self._job.id!r} was taken over by another parent run at its end")
         await self._io(self._job.folder.write_report, report.to_json())
         self.report = report

@@ -54,14 +54,14 @@ class JobThread:
 
     def start(self) -> Future[Report]:
         """Begin; the future ends with the report or with the error that ended the job."""
+        self._future.set_running_or_notify_cancel()  # so that nobody who waits for it can cancel it
         self._thread.start()
         return self._future
 
     def request_stop(self, record: StopRecord) -> None:
         """Stop the job: written into its folder at once, in the calling thread, then told to the reactor.
 
-        Raises:
-            StoreUnavailableError: it cannot be written now; the reactor was told all the same and goes on trying.
+        Where it cannot be written now, the reactor goes on trying.
         """
         try:
             self._job.folder.request_stop(record)
@@ -69,6 +69,10 @@ class JobThread:
         except (OrchestratorError, OSError):
             written = False
         self._post(ev.StopRequested(record, written=written))
+
+    def abandon(self) -> None:
+        """Act no more, and leave the children to finish what they have."""
+        self._post(ev.Superseded())
 
     def _post(self, event: ev.Event) -> None:
         with self._lock:

@@ -172,4 +172,5 @@ def _on_control(state: State, event: ev.ControlChanged) -> list[Command]:
         state.paused = event.paused
     if event.kill_switch is not None:
         state.kill_switch = event.kill_switch
+        state.tally.remember_at_least(event.kill_switch.windows())
     return []

@@ -1,0 +1,326 @@
+"""`orchestrate()`: a job from Python, in a flow of one's own or in a script.
+
+Plain functions, so that a retry of the user's flow finds the same job (a subflow would get a new run id each time).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from orchestrator.core.killswitch import DEFAULT_FAIL_IF, DEFAULT_KILL_SWITCH, Switch
+from orchestrator.core.model import StopCause, StopMode, StopRecord, Verdict
+from orchestrator.core.report import Report
+from orchestrator.engine.context import ParentRun, outermost_run, run_logger
+from orchestrator.engine.gateway import Gateway
+from orchestrator.engine.parent import PrefectGateway
+from orchestrator.errors import JobCancelledError, JobFailedError, KillSwitchTrippedError
+from orchestrator.flows.prepare import Prepared, prepare, storage_root, take_over
+from orchestrator.flows.request import JobSpec, Limits, make_spec
+from orchestrator.flows.restore import restore
+from orchestrator.reactor import JobThread, JobView, Reactor
+from orchestrator.settings import Settings
+from orchestrator.store import SourcePolicy, as_source
+
+T = TypeVar("T")
+OnView = Callable[[JobView], None]
+OnFailure = Literal["raise", "return"]
+
+PARENT_CANCELLED_SECONDS = 26.0
+"""What a cancelled parent uses to settle: Prefect kills it about 29 s after the request. Source: measured, 3.8.8."""
+
+
+async def orchestrate(
+    deployment: str | Mapping[str, str],
+    items: Any,
+    *,
+    batch_size: int = 100,
+    max_in_flight: int = 8,
+    kill_switch: str | Switch | Limits | Mapping[str, Any] | None = DEFAULT_KILL_SWITCH,
+    parameters: Mapping[str, Any] | None = None,
+    on_trip: Literal["cancel", "drain"] = "cancel",
+    enough_when: str | Switch | None = None,
+    fail_if: str | Switch | None = DEFAULT_FAIL_IF,
+    pass_items_as: str = "reference",
+    key: str | None = None,
+    select: str | None = None,
+    weight: str | None = None,
+    group_by: str | None = None,
+    max_bytes: int | None = None,
+    max_weight: float | None = None,
+    unique_keys: bool = False,
+    skip_succeeded_of: str | None = None,
+    job_variables: Mapping[str, Any] | None = None,
+    tags: list[str] | tuple[str, ...] = (),
+    work_queue_name: str | None = None,
+    batch_retries: int | None = None,
+    start_timeout_seconds: float = 600,
+    batch_timeout_seconds: float | None = None,
+    on_parent_cancelled: Literal["cancel", "abandon"] = "cancel",
+    job_id: str | None = None,
+    storage: str | None = None,
+    on_progress: OnView | None = None,
+    on_failure: OnFailure = "raise",
+) -> Report:
+    """Fan a collection of items out over a deployment, and account for every item.
+
+    Inside a flow, calling it again (a retry of the flow) resumes the same job: the n-th call in a run is one job.
+
+    Args:
+        deployment: `flow-name/deployment-name`; or `group_by` value -> name, with `*` for every other group.
+        items: A list, range, iterable or function that yields; or a text: path or URL (format by suffix), `glob:...`,
+            `range:a:b`, `python:module:callable`, `job:<id>?outcome=failed`, `results:<id>`.
+        batch_size: Most items of a batch, >= 1.
+        max_in_flight: Most child runs at once, 1..1000; limits of pool, queue and deployment lower it.
+        kill_switch: Expression, switch or limits that stop the job; None for none.
+        parameters: Passed to every child run besides its items.
+        on_trip: What a stop does to child runs in flight.
+        enough_when: Expression that ends the job early as a success.
+        fail_if: Expression that makes a finished job a failure; None for never.
+        pass_items_as: `reference` (batch flows), `list:NAME`, `one:NAME` or `parameters` (other flows).
+        key, select, weight, group_by: Fields of each item: its label, the part handed on, its weight, its group.
+        max_bytes, max_weight: Further limits of a batch.
+        unique_keys: Refuse a source in which a key comes twice.
+        skip_succeeded_of: Job id; items whose key succeeded there are left out.
+        job_variables, tags, work_queue_name: Of each child run, as Prefect means them.
+        batch_retries: New child runs for a batch that the infrastructure lost; None: 2, or 0 unless by reference.
+        start_timeout_seconds: A child run may stay Pending so long.
+        batch_timeout_seconds: A child run may be Running so long; None for no bound.
+        on_parent_cancelled: What becomes of child runs when this run is cancelled.
+        job_id: Same id and same request again resume the job. Default: from the outermost flow run, else random.
+        storage: fsspec URL under which job folders lie; by default `ORCHESTRATOR_STORAGE`, else in `PREFECT_HOME`.
+        on_progress: Called about once a second with a snapshot, from another thread.
+        on_failure: `raise` an error with the report when the job did not end well, or `return` the report.
+
+    Returns:
+        The report: `succeeded + failed + unknown + not_started == total`.
+
+    Raises:
+        ConfigurationError and its kin: the request cannot be carried out; nothing was created.
+        EngineUnavailableError: Prefect cannot be reached.
+        KillSwitchTrippedError, JobFailedError, JobCancelledError: with `.report`, unless `on_failure="return"`.
+    """
+    request = {k: v for k, v in locals().items() if k not in ("items", "on_progress", "on_failure")}
+    call = make_call(request, on_progress)
+    prepared = await call.prepare(items)
+    return _conclude(await run_async(call, prepared), on_failure)
+
+
+def orchestrate_sync(
+    deployment: str | Mapping[str, str],
+    items: Any,
+    *,
+    on_progress: OnView | None = None,
+    on_failure: OnFailure = "raise",
+    **parameters: Any,
+) -> Report:
+    """As `orchestrate`, for flows and scripts that are not async; takes the same parameters."""
+    call = make_call({"deployment": deployment, **parameters}, on_progress)
+    prepared = _in_own_loop(lambda: call.prepare(items))
+    return _conclude(_run_sync(call, prepared), on_failure)
+
+
+def resume_sync(
+    job_id: str,
+    *,
+    storage: str | None = None,
+    on_progress: OnView | None = None,
+    on_failure: OnFailure = "raise",
+) -> Report:
+    """Take an existing job over, as it was staged, and run it to its end.
+
+    Raises:
+        JobNotFoundError: there is none of that id in the storage.
+        JobConflictError: it is over and did not end well; its items can be run again in a new job.
+    """
+    call = Call(None, Settings(), outermost_run(), run_logger(), on_progress, SourcePolicy())
+    prepared = _in_own_loop(lambda: call.take_over(job_id, storage))
+    return _conclude(_run_sync(call, prepared), on_failure)
+
+
+async def resume(
+    job_id: str, *, storage: str | None = None, on_progress: OnView | None = None, on_failure: OnFailure = "raise"
+) -> Report:
+    """As `resume_sync`, async."""
+    call = Call(None, Settings(), outermost_run(), run_logger(), on_progress, SourcePolicy())
+    return _conclude(await run_async(call, await call.take_over(job_id, storage)), on_failure)
+
+
+# ------------------------------------------------------------------ one call
+
+
+@dataclass
+class Call:
+    """One call of ours: where it comes from, and how it speaks."""
+
+    spec: JobSpec | None
+    settings: Settings
+    parent: ParentRun | None
+    log: logging.Logger | logging.LoggerAdapter[Any]
+    on_progress: OnView | None
+    policy: SourcePolicy
+
+    async def open_gateway(self) -> Gateway:
+        return PrefectGateway(
+            masked_env=self.settings.masked_env,
+            submit_concurrency=self.settings.submit_concurrency,
+            parent=self.parent.id if self.parent else None,
+        )
+
+    async def prepare(self, items: Any) -> Prepared:
+        assert self.spec is not None
+        root = storage_root(self.spec.storage, self.settings)
+        source = as_source(items, storage=root, policy=self.policy)
+        gateway = await self.open_gateway()
+        try:
+            return await prepare(
+                self.spec, source, gateway, settings=self.settings, parent=self.parent,
+                on_staging=self._on_staging, say=self.log.warning,
+            )  # fmt: skip
+        finally:
+            await gateway.close()
+
+    async def take_over(self, job_id: str, storage: str | None) -> Prepared:
+        gateway = await self.open_gateway()
+        try:
+            return await take_over(
+                job_id, storage_root(storage, self.settings), gateway,
+                settings=self.settings, parent=self.parent, say=self.log.warning,
+            )  # fmt: skip
+        finally:
+            await gateway.close()
+
+    def _on_staging(self, items: int, size: int) -> None:
+        if items % 100_000 == 0:
+            self.log.info("Staged %d items (%d MB) so far.", items, size // 1_000_000)
+
+    def thread(self, prepared: Prepared) -> JobThread:
+        async def make(gateway: Gateway) -> Reactor:
+            restored = await restore(prepared.job, gateway) if prepared.resumed else []
+            return Reactor(
+                prepared.job, gateway, log=self.log, on_view=self.on_progress, restored=restored,
+                max_waits=self.settings.max_waits,
+            )  # fmt: skip
+
+        return JobThread(prepared.job, prepared.heart, self.open_gateway, make, self.log)
+
+    def stop(self) -> StopRecord:
+        name = self.parent.name if self.parent else "this process"
+        return StopRecord(StopMode.CANCEL, StopCause.PARENT_CANCELLED, f"{name} was cancelled", f"parent run {name}")
+
+
+def make_call(
+    request: Mapping[str, Any], on_progress: OnView | None = None, policy: SourcePolicy | None = None
+) -> Call:
+    """A call from the parameters of `orchestrate()`.
+
+    Raises:
+        ConfigurationError: a parameter is wrong by itself.
+    """
+    parent = outermost_run()
+    given = {k: v for k, v in request.items() if v is not None or k in ("kill_switch", "fail_if")}
+    for name in ("parameters", "job_variables"):
+        if isinstance(given.get(name), Mapping):
+            given[name] = dict(given[name])
+    spec = make_spec(**given)
+    if spec.job_id is None and parent is not None:
+        spec = spec.model_copy(update={"job_id": f"{parent.id}-{_nth_call(parent)}"})
+    return Call(spec, Settings(), parent, run_logger(), on_progress, policy or SourcePolicy())
+
+
+_calls: dict[tuple[str, int], int] = {}
+_calls_lock = threading.Lock()
+
+
+def _nth_call(parent: ParentRun) -> int:
+    """Which call of ours this is in the run, counted anew each time Prefect runs it."""
+    with _calls_lock:
+        n = _calls[(parent.id, parent.run_count)] = _calls.get((parent.id, parent.run_count), 0) + 1
+    return n
+
+
+async def run_async(call: Call, prepared: Prepared) -> Report:
+    if prepared.old_report is not None:
+        call.log.info("Job %s was finished before; its report is returned.", prepared.job.id)
+        return prepared.old_report
+    thread = call.thread(prepared)
+    ended = asyncio.wrap_future(thread.start())
+    try:
+        return await asyncio.shield(ended)
+    except asyncio.CancelledError:
+        if prepared.abandons:
+            thread.abandon()
+        else:
+            _request(thread, call)
+            await asyncio.wait([ended], timeout=PARENT_CANCELLED_SECONDS)
+        _silence(ended)
+        raise
+
+
+def _run_sync(call: Call, prepared: Prepared) -> Report:
+    if prepared.old_report is not None:
+        call.log.info("Job %s was finished before; its report is returned.", prepared.job.id)
+        return prepared.old_report
+    thread = call.thread(prepared)
+    ended = thread.start()
+    try:
+        return ended.result()
+    except BaseException as e:
+        if ended.done() and ended.exception() is e:
+            raise
+        # KeyboardInterrupt, Prefect's TerminationSignal: not the job's own end.
+        if prepared.abandons:
+            thread.abandon()
+        else:
+            _request(thread, call)
+            _wait(ended, PARENT_CANCELLED_SECONDS)
+        raise
+
+
+def _request(thread: JobThread, call: Call) -> None:
+    call.log.warning("This run was cancelled: stopping its child runs.")
+    thread.request_stop(call.stop())
+
+
+def _wait(future: Future[Report], seconds: float) -> None:
+    try:
+        future.result(timeout=seconds)
+    except Exception:  # noqa: BLE001 - the interruption is what is raised, not how the job took it
+        pass
+
+
+def _silence(future: asyncio.Future[Report]) -> None:
+    """Nobody will look at how the job ended: its error must not be reported as forgotten."""
+    future.add_done_callback(lambda f: f.cancelled() or f.exception())
+
+
+def _in_own_loop(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine on a loop of its own, in a thread: a running loop of the caller is no matter."""
+    result: Future[T] = Future()
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        try:
+            result.set_result(asyncio.run(make()))
+        except BaseException as e:  # noqa: BLE001 - it is raised in the caller
+            result.set_exception(e)
+
+    threading.Thread(target=lambda: context.run(work), daemon=True, name="job-preparation").start()
+    return result.result()
+
+
+def _conclude(report: Report, on_failure: OnFailure) -> Report:
+    if report.ok or on_failure == "return":
+        return report
+    message = f"job {report.job_id}: {report.headline}"
+    if report.verdict is Verdict.TRIPPED:
+        raise KillSwitchTrippedError(message, report=report)
+    if report.verdict is Verdict.CANCELLED:
+        raise JobCancelledError(message, report=report)
+    raise JobFailedError(message, report=report)

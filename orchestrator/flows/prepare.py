@@ -1,0 +1,325 @@
+"""From a request to a job that is ready to run; everything that can be refused is refused here.
+
+Order matters: what costs nothing is checked first, the deployment is looked up before storage is touched, and the job
+exists from the moment `job.json` is written. Until then nothing was created that anybody would have to clean up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.core.machine import Setup
+from orchestrator.core.report import Report
+from orchestrator.engine.context import ParentRun, prefect_home
+from orchestrator.engine.gateway import Gateway
+from orchestrator.errors import JobConflictError, JobNotFoundError
+from orchestrator.flows.request import JobSpec, check_job_id, differences, make_spec
+from orchestrator.flows.target import Target, check_groups, check_items, find_target
+from orchestrator.reactor import Job, Times
+from orchestrator.reactor.heart import Heart
+from orchestrator.settings import Settings
+from orchestrator.store import (
+    JobFolder,
+    JobRecord,
+    Source,
+    Staged,
+    StageOptions,
+    absolute_url,
+    is_local,
+    job_folder_url,
+    open_store,
+    probe,
+    stage,
+)
+from orchestrator.store.records import OnLoss
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that can be started now.
+
+    Args:
+        old_report: The job is over already; nothing is left to run.
+        resumed: An earlier parent began it.
+        abandons: A cancelled parent leaves the children to finish their batches.
+    """
+
+    job: Job
+    heart: Heart
+    settings: Settings
+    resumed: bool = False
+    old_report: Report | None = None
+    abandons: bool = False
+
+
+# ------------------------------------------------------------------ where
+
+
+def storage_root(spec_storage: str | None, settings: Settings) -> str:
+    """The absolute URL under which job folders lie.
+
+    Raises:
+        ConfigurationError: it is no URL that we can open, or holds user info.
+    """
+    return absolute_url(spec_storage or settings.storage or str(prefect_home() / "orchestrator" / "jobs"))
+
+
+def new_job_id() -> str:
+    """An id for a job that is started outside of a flow run: a time for people, and chance."""
+    now = datetime.datetime.now(datetime.UTC)
+    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+
+
+# ------------------------------------------------------------------ the job
+
+
+async def prepare(
+    spec: JobSpec,
+    source: Source,
+    gateway: Gateway,
+    *,
+    settings: Settings,
+    parent: ParentRun | None = None,
+    on_staging: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Prepared:
+    """Make the job ready: a new one is staged; one of that id is taken over when its spec is the same.
+
+    Args:
+        on_staging: Called now and then with the items and bytes staged so far.
+        say: Takes lines for people (advice and warnings).
+
+    Raises:
+        ConfigurationError and its kin: the request cannot be carried out; nothing was created.
+        EngineUnavailableError: Prefect cannot be asked.
+    """
+    say = say or (lambda line: None)
+    root = storage_root(spec.storage, settings)
+    job_id = spec.job_id or new_job_id()
+    folder = JobFolder(job_folder_url(root, job_id))
+    record: JobRecord | None = await asyncio.to_thread(_existing, folder)
+    if record is not None:
+        check_same(record, spec, source)
+        if (old := await asyncio.to_thread(finished, folder, job_id)) is not None:
+            return await _over(record, folder, spec, old, settings)
+    target = await find_target(spec, gateway, parent, root)
+    resumed = record is not None
+    warnings: tuple[str, ...] = ()
+    if record is None:
+        await asyncio.to_thread(probe, open_store(root))
+        created = await asyncio.to_thread(create_job, spec, source, folder, job_id, target, settings, on_staging)
+        record, warnings = created[0], created[1].warnings
+    for line in (*warnings, *target.advice):
+        say(line)
+    return await start_of(record, folder, spec, target, settings, parent, resumed=resumed)
+
+
+async def take_over(
+    job_id: str,
+    root: str,
+    gateway: Gateway,
+    *,
+    settings: Settings,
+    parent: ParentRun | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Prepared:
+    """Make an existing job ready, as it was staged: nothing of the request is given again.
+
+    Raises:
+        JobNotFoundError: there is none of that id.
+        JobConflictError: it was stopped, tripped or failed.
+        EngineUnavailableError: Prefect cannot be asked.
+    """
+    folder = JobFolder(job_folder_url(root, check_job_id(job_id)))
+    record = await asyncio.to_thread(folder.read_job)
+    spec = make_spec(**{**record.spec.get("job", {}), "job_id": job_id, "storage": root})
+    if (old := await asyncio.to_thread(finished, folder, job_id)) is not None:
+        return await _over(record, folder, spec, old, settings)
+    target = await find_target(spec, gateway, parent, root)
+    for line in target.advice:
+        (say or (lambda line: None))(line)
+    return await start_of(record, folder, spec, target, settings, parent, resumed=True)
+
+
+def create_job(
+    spec: JobSpec,
+    source: Source,
+    folder: JobFolder,
+    job_id: str,
+    target: Target,
+    settings: Settings,
+    on_staging: Callable[[int, int], None] | None = None,
+) -> tuple[JobRecord, Staged]:
+    """Stage the items, check them, and write `job.json`: from then on the job exists.
+
+    Raises:
+        SourceError, ConfigurationError: nothing is left behind.
+    """
+    nonce = secrets.token_hex(8)
+    staged = stage(source, folder, nonce, options_of(spec), on_progress=on_staging)
+    record = _record(spec, source, job_id, nonce, staged, settings, is_local(folder.url))
+    try:
+        future = folder.as_if(record)
+        if isinstance(spec.deployment, dict):
+            check_groups(spec, (b.group for b in future.batches()))
+        if spec.pass_items.by_value:
+            check_items(spec, target, future, future.batches(), settings.parameters_max_bytes)
+        if not folder.create_job(record):
+            raise JobConflictError(f"job {job_id!r} was created by somebody else at the same moment; give another id")
+    except BaseException:
+        folder.discard_staging(nonce)
+        raise
+    return record, staged
+
+
+async def start_of(
+    record: JobRecord,
+    folder: JobFolder,
+    spec: JobSpec,
+    target: Target,
+    settings: Settings,
+    parent: ParentRun | None,
+    *,
+    resumed: bool,
+) -> Prepared:
+    """Become the parent of an existing job."""
+    who = {"run": parent.name if parent else None, "host": socket.gethostname(), "pid": os.getpid()}
+    epoch = await asyncio.to_thread(folder.claim_epoch, who)
+    batches = await asyncio.to_thread(lambda: list(folder.batches()))
+    child = record.spec.get("child", {})
+    fence = float(child.get("fence_seconds", 2.0))
+    setup = Setup(
+        counts=[b.count for b in batches],
+        max_in_flight=target.window,
+        kill_switch=spec.switch("kill_switch"),
+        enough_when=spec.switch("enough_when"),
+        on_trip=spec.stop_mode,
+        batch_retries=spec.retries,
+        start_timeout=spec.start_timeout_seconds,
+        batch_timeout=spec.batch_timeout_seconds,
+        item_grace=fence + float(child.get("item_grace_seconds", 10.0)),
+        cancel_deadline=settings.cancel_deadline_seconds,
+        submit_concurrency=settings.submit_concurrency,
+    )
+    job = Job(
+        id=record.job_id,
+        nonce=record.nonce,
+        folder=folder,
+        batches=batches,
+        setup=setup,
+        deployments=target.deployments,
+        epoch=epoch,
+        fail_if=spec.switch("fail_if"),
+        pass_items=spec.pass_items,
+        parameters=spec.parameters,
+        tags=spec.tags,
+        job_variables=spec.job_variables,
+        work_queue_name=spec.work_queue_name,
+        page_run=parent.id if parent else None,
+        url=parent.url if parent else None,
+        times=Times(poll=settings.poll_seconds, fence=fence),
+    )
+    on_loss: OnLoss = "finish" if spec.on_parent_cancelled == "abandon" else "stop"
+    heart = Heart(folder, epoch, beat_seconds=settings.beat_seconds, on_loss=on_loss)
+    return Prepared(job, heart, settings, resumed=resumed, abandons=spec.on_parent_cancelled == "abandon")
+
+
+async def _over(record: JobRecord, folder: JobFolder, spec: JobSpec, old: Report, settings: Settings) -> Prepared:
+    heart = Heart(folder, 0, beat_seconds=settings.beat_seconds, on_loss="stop")
+    job = Job(record.job_id, record.nonce, folder, (), Setup((), 1), {}, 0)
+    return Prepared(job, heart, settings, resumed=True, old_report=old)
+
+
+def options_of(spec: JobSpec) -> StageOptions:
+    """How the source is read and cut."""
+    return StageOptions(
+        batch_size=spec.effective_batch_size,
+        max_bytes=spec.max_bytes,
+        max_weight=spec.max_weight,
+        select=spec.select,
+        key=spec.key,
+        weight=spec.weight,
+        group_by=spec.group_by,
+        unique_keys=spec.unique_keys,
+        skip_succeeded_of=spec.skip_succeeded_of,
+    )
+
+
+def _existing(folder: JobFolder) -> JobRecord | None:
+    try:
+        return folder.read_job()
+    except JobNotFoundError:
+        return None
+
+
+def check_same(record: JobRecord, spec: JobSpec, source: Source) -> None:
+    """Refuse to take a job over under another spec.
+
+    Raises:
+        JobConflictError: with the differences.
+    """
+    theirs = {**record.spec.get("job", {}), "items": record.spec.get("source")}
+    ours = {**spec.to_json(), "items": source.describe()}
+    if different := differences(theirs, json.loads(json.dumps(ours))):
+        listed = "; ".join(f"{name}: {_short(a)} there, {_short(b)} here" for name, (a, b) in different.items())
+        raise JobConflictError(
+            f"job {record.job_id!r} exists with another request ({listed}); give another id, or the same request to "
+            "resume it",
+            differences=different,
+        )
+
+
+def finished(folder: JobFolder, job_id: str) -> Report | None:
+    """The report of a job that did what was asked; None while it is not over.
+
+    Raises:
+        JobConflictError: it was stopped, tripped or failed: it cannot go on, only its items can be run again.
+    """
+    data = folder.read_report()
+    if data is None:
+        return None
+    report = Report.from_json(data)
+    if report.verdict in ("completed", "enough"):
+        return report
+    raise JobConflictError(
+        f"job {job_id!r} is over ({report.verdict.value}: {report.headline}); to run what is left, start a new job "
+        f"with items `job:{job_id}?outcome=failed,unknown,not_started`"
+    )
+
+
+def _record(
+    spec: JobSpec, source: Source, job_id: str, nonce: str, staged: Staged, settings: Settings, local: bool
+) -> JobRecord:
+    child = {
+        "fence_seconds": settings.fence_seconds or (2.0 if local else 5.0),
+        "item_grace_seconds": settings.item_grace_seconds,
+        "lease_seconds": settings.lease_seconds,
+        "result_max_bytes": settings.result_max_bytes,
+        "masked_env": list(settings.masked_env),
+        "news_seconds": max(2.0, spec.max_in_flight / 10),
+    }
+    described = source.describe()
+    return JobRecord(
+        job_id=job_id,
+        nonce=nonce,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        spec={"job": spec.to_json(), "source": described, "child": child, "tags": list(spec.tags)},
+        total=staged.total,
+        batches=staged.batches,
+        parts=staged.parts,
+        bytes=staged.bytes,
+        hash=staged.hash,
+        previous=described.get("job") if described.get("kind") == "job" else None,
+    )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:59] + "…"
