@@ -10,7 +10,7 @@ from typing import NoReturn
 import cyclopts
 from pydantic import ValidationError
 
-from orchestrator.cli import installing, looking, stacks
+from orchestrator.cli import installing, looking, running, stacks
 from orchestrator.cli.terminal import INTERRUPTED, error_line, say
 from orchestrator.errors import OrchestratorError
 from orchestrator.settings import Settings
@@ -25,7 +25,9 @@ def make_app() -> cyclopts.App:
         version=_version,
     )
     everyday, operator = cyclopts.Group("Jobs", sort_key=1), cyclopts.Group("Set-up", sort_key=2)
-    jobs: tuple[Callable[..., int], ...] = (looking.status, looking.stop, looking.report, looking.results)
+    jobs: tuple[Callable[..., int], ...] = (
+        running.plan, running.run, looking.status, looking.stop, running.resume, looking.report, looking.results,
+    )  # fmt: skip
     set_up: tuple[Callable[..., int], ...] = (installing.deploy, installing.doctor, stacks.up)
     for command in jobs:
         app.command(command, group=everyday)

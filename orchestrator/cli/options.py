@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
@@ -92,3 +93,34 @@ Storage = Annotated[
     flag("--storage", "fsspec URL under which job folders lie. Default: a folder in PREFECT_HOME.", group=PLACE),
 ]
 Json = Annotated[bool, flag("--json", "Print the result as JSON.", group=OUTPUT)]
+Detach = Annotated[
+    bool,
+    flag("--detach", "Stage the items, hand the job to the deployed parent, and return at once.", group=OUTPUT),
+]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class JobFlags:
+    """The flags that say what a job is; `run` and `plan` share them."""
+
+    deployment: Deployment = None
+    items: Items = None
+    max_in_flight: MaxInFlight = None
+    param: Params = None
+    pass_items_as: PassItemsAs = None
+    tag: Tags = None
+    job_id: JobId = None
+    batch_size: BatchSize = None
+    max_bytes: MaxBytes = None
+    weight: Weight = None
+    max_weight: MaxWeight = None
+    group_by: GroupBy = None
+    select: Select = None
+    key: Key = None
+    skip_succeeded_of: SkipSucceededOf = None
+    kill_switch: KillSwitch = None
+    on_trip: OnTrip = None
+    enough_when: EnoughWhen = None
+    fail_if: FailIf = None
+    storage: Storage = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -17,6 +18,7 @@ from orchestrator.reactor.page import duration
 from orchestrator.reactor.view import JobView
 
 LINE_SECONDS = 10.0
+LOGGER = "prefect.orchestrator"  # where the parent logs outside of flow runs
 
 
 def counts(view: JobView) -> str:
@@ -57,6 +59,17 @@ def remarks(view: JobView) -> list[tuple[str, str]]:
     return found
 
 
+class _Printed(logging.Handler):
+    """Log records as plain lines on a console; while something is drawn live there, above it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(record.getMessage(), markup=False)
+
+
 class LiveProgress:
     """Give it to `orchestrate_sync(progress=...)`; a context manager around the call."""
 
@@ -67,6 +80,11 @@ class LiveProgress:
         self._said: set[str] = set()
 
     def __enter__(self) -> Self:
+        # What the job logs would tear the block: it is printed above it instead, warnings only.
+        self._logger = logging.getLogger(LOGGER)
+        self._before = (self._logger.handlers, self._logger.level, self._logger.propagate)
+        self._logger.handlers, self._logger.propagate = [_Printed(self._console)], False
+        self._logger.setLevel(logging.WARNING)
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.__enter__()
@@ -77,6 +95,7 @@ class LiveProgress:
     ) -> None:
         if self._live:
             self._live.__exit__(kind, error, trace)
+        self._logger.handlers, self._logger.level, self._logger.propagate = self._before
 
     def __call__(self, view: JobView) -> None:
         """Show this snapshot. Called from any thread, at any rate."""

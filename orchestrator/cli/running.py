@@ -9,12 +9,20 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from orchestrator.cli.terminal import INTERRUPTED, say
+from orchestrator.cli.jobs import storage_root
+from orchestrator.cli.looking import give_report
+from orchestrator.cli.options import Detach, JobArgument, JobFlags, Json, Storage
+from orchestrator.cli.progress import LiveProgress
+from orchestrator.cli.terminal import INTERRUPTED, give, give_json, say
 from orchestrator.core.model import StopCause, StopMode, StopRecord
-from orchestrator.errors import ConfigurationError, OrchestratorError
-from orchestrator.store import JobFolder
+from orchestrator.core.report import Report
+from orchestrator.errors import ConfigurationError, JobNotFoundError, OrchestratorError
+from orchestrator.store import JobFolder, check_job_id, job_folder_url
+
+if TYPE_CHECKING:
+    from orchestrator.cli.planning import Plan
 
 T = TypeVar("T")
 
@@ -102,3 +110,96 @@ def stoppable(work: Callable[[], T], folder: Callable[[], JobFolder | None]) -> 
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def request_of(flags: JobFlags) -> dict[str, Any]:
+    """The flags as parameters of `orchestrate()`, those that were not given left out.
+
+    Raises:
+        ConfigurationError: deployment or items are missing, or a `--param` is malformed.
+    """
+    if not flags.items:
+        raise ConfigurationError("is needed: --items names what to work on, e.g. a file", field="items")
+    request: dict[str, Any] = {
+        name: value
+        for name in flags.__dataclass_fields__
+        if (value := getattr(flags, name)) is not None and name not in ("param", "tag", "deployment")
+    }
+    request["deployment"] = deployment_of(flags.deployment)
+    if flags.param:
+        request["parameters"] = parameters_of(flags.param)
+    if flags.tag:
+        request["tags"] = flags.tag
+    return request
+
+
+def run(*, flags: JobFlags = JobFlags(), detach: Detach = False, json: Json = False) -> int:  # noqa: B008 - frozen
+    """Fan items out over a batch deployment and wait for the report; Ctrl-C stops the job.
+
+    Ends with 0 when the job did what was asked, 1 when it failed or tripped, 4 when it was stopped.
+    """
+    from orchestrator.flows.call import orchestrate_sync
+    from orchestrator.flows.prepare import new_job_id
+
+    request = request_of(flags)
+    request["job_id"] = job_id = check_job_id(flags.job_id) if flags.job_id else new_job_id()
+    if detach:
+        from orchestrator.cli.planning import start_detached
+
+        started = start_detached(request)
+        if json:
+            give_json(started)
+        else:
+            give(f"job {job_id} is staged and started; `orchestrator status {job_id}` says how it is doing")
+            if started["url"]:
+                give(started["url"])
+        return 0
+    say(f"job {job_id}")
+    return watched(
+        job_id,
+        flags.storage,
+        lambda progress: orchestrate_sync(**request, on_progress=progress, on_failure="return"),
+        json,
+    )
+
+
+def resume(job: JobArgument, /, *, storage: Storage = None, json: Json = False) -> int:
+    """Go on with a job whose parent died or was stopped in between; what is finished is not run again."""
+    from orchestrator.flows.call import resume_sync
+
+    check_job_id(job)
+    return watched(
+        job,
+        storage,
+        lambda progress: resume_sync(job, storage=storage, on_progress=progress, on_failure="return"),
+        json,
+    )
+
+
+def watched(job_id: str, storage: str | None, work: Callable[[LiveProgress], Report], json: bool) -> int:
+    """Carry a job out with live progress, stop it on Ctrl-C, print its report; the exit code."""
+    folder = JobFolder(job_folder_url(storage_root(storage), job_id))
+
+    def existing() -> JobFolder | None:
+        try:
+            folder.read_job()
+        except JobNotFoundError:
+            return None
+        return folder
+
+    with LiveProgress() as progress:
+        found = stoppable(lambda: work(progress), existing)
+    give_report(found, json)
+    return found.exit_code
+
+
+def plan(*, flags: JobFlags = JobFlags(), json: Json = False) -> int:  # noqa: B008 - frozen
+    """What `run` with the same flags would do: batches, sizes, requests, and what is tight. Creates nothing."""
+    from orchestrator.cli.planning import make_plan
+
+    found: Plan = make_plan(request_of(flags))
+    if json:
+        give_json(found.to_json())
+    else:
+        give(found.text())
+    return 0
