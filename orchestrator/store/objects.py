@@ -31,28 +31,44 @@ _READ_ONLY = {"http", "https", "zip", "tar", "data", "github", "reference", "git
 _EXISTS_CODES = {"PreconditionFailed", "412", "ConditionNotMet", "BlobAlreadyExists", "FileAlreadyExists"}
 _CONFLICT_CODES = {"ConditionalRequestConflict", "OperationAborted", "409"}
 
-_filesystems: dict[tuple[int, str], Any] = {}
+_filesystems: dict[tuple[object, ...], Any] = {}
 _filesystems_lock = threading.Lock()
 
 
-def file_system(url: str) -> Any:
-    """fsspec's file system for that URL, ours alone, without listing cache; one per process and protocol.
+def file_system_class(url: str) -> Any:
+    """fsspec's class for that URL.
 
     Raises:
-        StorageError: the protocol is unknown, its package is not installed, or its configuration is refused.
+        StorageError: the protocol is unknown, or its package is not installed.
     """
     scheme = scheme_of(url)
+    try:
+        return fsspec.get_filesystem_class(scheme)
+    except ImportError as e:
+        raise StorageError(f"{redact(url)!r} needs a package that is missing; {package_hint(scheme)}") from e
+    except ValueError as e:
+        raise StorageError(
+            f"{redact(url)!r}: unknown kind of URL {scheme!r}; use a folder, or s3://, gs://, abfs://"
+        ) from e
+
+
+def file_system(url: str) -> Any:
+    """fsspec's file system for that URL, ours alone, without listing cache; one per process and place.
+
+    Raises:
+        StorageError: the protocol is unknown, its package is not installed, or it cannot be reached or set up.
+    """
+    kind = file_system_class(url)
+    options = kind._get_kwargs_from_urls(url)
+    place = (os.getpid(), scheme_of(url), *sorted((str(k), str(v)) for k, v in options.items()))
     with _filesystems_lock:
-        place = (os.getpid(), scheme)
         if place not in _filesystems:
             try:
-                _filesystems[place] = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
-            except ImportError as e:
-                raise StorageError(f"{redact(url)!r} needs a package that is missing; {package_hint(scheme)}") from e
-            except ValueError as e:
-                raise StorageError(
-                    f"{redact(url)!r}: unknown kind of URL {scheme!r}; use a folder, or s3://, gs://, abfs://"
-                ) from e
+                _filesystems[place] = kind(**options, use_listings_cache=False, skip_instance_cache=True)
+            except Exception as e:
+                # Each client library has errors of its own for what it is not content with.
+                text = " ".join(str(e).split())[:300] or type(e).__name__
+                raise StorageError(f"{redact(url)!r} cannot be opened: {text}") from e
         return _filesystems[place]
 
 
@@ -71,15 +87,16 @@ class ObjectStore:
         self.url = url
         if scheme_of(url) in _READ_ONLY:
             raise refuse_scheme(url, "it is read-only; use a folder, or s3://, gs://, abfs://")
-        self._fs = file_system(url)
         # fsspec's own stand-in for an exclusive create looks first and writes then: several can win. Only file
         # systems that ask the store itself (s3fs, gcsfs, adlfs) will do; `probe` tries what they really give.
-        kind = type(self._fs)
-        generic = (AsyncFileSystem._pipe_file,) if isinstance(self._fs, AsyncFileSystem) else ()
-        if (getattr(kind, "_pipe_file", None) in generic) or (
-            not generic and getattr(kind, "pipe_file", None) is AbstractFileSystem.pipe_file
-        ):
+        kind = file_system_class(url)
+        if issubclass(kind, AsyncFileSystem):
+            imitates = kind._pipe_file is AsyncFileSystem._pipe_file
+        else:
+            imitates = kind.pipe_file is AbstractFileSystem.pipe_file
+        if imitates:
             raise refuse_scheme(url, "it cannot create a file exclusively; use a folder, or s3://, gs://, abfs://")
+        self._fs = file_system(url)
         self._root = str(self._fs._strip_protocol(url)).rstrip("/")
 
     def put(self, name: str, data: bytes) -> None:

@@ -198,7 +198,8 @@ def redact(url: str) -> str:
 
 def job_folder_url(storage_root: str, job_id: str) -> str:
     """Where a job of that id lies under a storage root (absolute URL)."""
-    return f"{absolute_url(storage_root).rstrip('/')}/{check_job_id(job_id)}"
+    root = absolute_url(storage_root)
+    return f"{root}{'' if root.endswith('/') else '/'}{check_job_id(job_id)}"
 
 
 def package_hint(scheme: str) -> str:

@@ -1,0 +1,175 @@
+"""URLs, job ids, and storage that cannot serve."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from orchestrator.errors import ConfigurationError, StorageError, StoreUnavailableError
+from orchestrator.store import (
+    JobFolder,
+    absolute_url,
+    check_job_id,
+    is_local,
+    job_folder_url,
+    open_store,
+    probe,
+    redact,
+)
+from orchestrator.store.local import LocalStore
+from orchestrator.store.objects import MemoryStore
+
+
+def test_a_local_place_becomes_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = os.getcwd()
+    assert absolute_url("jobs/") == f"{here}/jobs"
+    assert absolute_url("file:///srv/a%20b/") == "/srv/a b"
+    assert absolute_url(Path("x")) == f"{here}/x"
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert absolute_url("~/jobs") == "/home/someone/jobs"
+    assert is_local("file:///x")
+    assert is_local("jobs")
+    assert not is_local("s3://b/x")
+
+
+def test_other_urls_stay_as_they_are_without_a_trailing_slash() -> None:
+    assert absolute_url("S3://bucket/jobs/") == "s3://bucket/jobs"
+    assert absolute_url("memory://") == "memory://"
+    assert absolute_url("abfs://container@account.dfs.core.windows.net/jobs") == (
+        "abfs://container@account.dfs.core.windows.net/jobs"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://key:secret@bucket/x", "sftp://me@host/x", "https://u:secret@h/x", "abfs://me:secret@account/x"],
+)
+def test_user_info_in_a_url_is_refused_without_being_repeated(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="credentials belong") as caught:
+        absolute_url(url)
+    assert "secret" not in str(caught.value)
+    assert "me@" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["", "  ", "s3://", "simplecache::s3://b/x"])
+def test_what_names_no_place_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="storage: "):
+        absolute_url(url)
+
+
+def test_a_url_is_shown_without_its_signature() -> None:
+    assert redact("https://host/items.csv?signature=abc") == "https://host/items.csv"
+
+
+def test_a_job_lies_in_a_folder_of_its_name_under_the_storage() -> None:
+    assert job_folder_url("s3://b/jobs/", "nightly-1") == "s3://b/jobs/nightly-1"
+    assert job_folder_url("memory://", "j") == "memory://j"
+
+
+@pytest.mark.parametrize("job_id", ["", ".", "..", "a/b", "a b", "x" * 81, "é", "a\n"])
+def test_a_name_that_could_leave_the_storage_names_no_job(job_id: str) -> None:
+    with pytest.raises(ConfigurationError, match="job_id: "):
+        check_job_id(job_id)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://example.org/jobs", "read-only"),
+        ("nosuch://bucket/jobs", "unknown kind of URL"),
+        ("gs://bucket/jobs", r"prefect-batch-orchestrator\[gcs\]"),
+        ("sftp://host/jobs", "sftp"),
+        ("ftp://host/jobs", "cannot create a file exclusively"),
+    ],
+)
+def test_a_kind_of_url_that_cannot_hold_jobs_is_refused_with_the_reason(url: str, said: str) -> None:
+    with pytest.raises(StorageError, match=said):
+        open_store(url)
+
+
+def test_a_folder_that_cannot_be_written_is_found_by_the_probe(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="cannot serve as storage") as caught:
+        probe(open_store(str(tmp_path / "file" / "jobs")))
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_named_with_the_reason(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(StorageError, match="Permission denied"):
+            probe(open_store(str(tmp_path / "jobs")))
+        with pytest.raises(StoreUnavailableError, match="Permission denied"):
+            open_store(str(tmp_path / "jobs")).put("lease.json", b"1")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+class _LastWins(MemoryStore):
+    """A store behind a gateway that ignores the condition of a conditional write."""
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        self.put(name, data)
+        return True
+
+
+class _LooksFirst(MemoryStore):
+    """A store without conditional writes, as generic clients imitate them: look, then write."""
+
+    appends = False
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        if self.get(name) is not None:
+            return False
+        import time
+
+        time.sleep(0.01)
+        self.put(name, data)
+        return True
+
+
+@pytest.mark.parametrize("kind", [_LastWins, _LooksFirst])
+def test_a_store_that_lets_two_create_the_same_object_is_refused(kind: type[MemoryStore]) -> None:
+    store = kind("memory://probe")
+    with pytest.raises(StorageError, match="lets two writers create the same object"):
+        probe(store)
+    assert store.list() == []
+
+
+def test_a_local_store_works_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = LocalStore(str(tmp_path))
+    assert store.put_new("epoch/1.json", b"first")
+    assert not store.put_new("epoch/1.json", b"second")
+    assert store.get("epoch/1.json") == b"first"
+    assert [e.name for e in store.list()] == ["epoch/1.json"]
+
+
+def test_opening_a_folder_creates_nothing(tmp_path: Path) -> None:
+    folder = JobFolder(str(tmp_path / "jobs" / "j"))
+    assert folder.read_stop() is None
+    assert folder.attempts() == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_removing_a_job_takes_leftovers_of_interrupted_writes_and_leaves_the_rest(tmp_path: Path) -> None:
+    folder = JobFolder(str(tmp_path / "j"))
+    folder.write_lease(1, 1, "stop")
+    (tmp_path / "j" / ".writing-left").write_text("half")
+    (tmp_path / "j" / "notes.txt").write_text("mine")
+    folder.delete()
+    assert [p.name for p in (tmp_path / "j").iterdir()] == ["notes.txt"]
+
+
+def test_a_memory_folder_is_visible_to_others_who_use_fsspec() -> None:
+    open_store("memory://seen/here").put("job.json", b"{}")
+    with fsspec.open("memory://seen/here/job.json", "rb") as file:
+        assert file.read() == b"{}"
