@@ -128,12 +128,13 @@ class BatchLedger:
 
 
 class Counting:
-    """Counts of outcomes in the order in which they end; not thread safe."""
+    """Counts of outcomes in the order in which they end, on top of `carried` ones; not thread safe."""
 
-    def __init__(self) -> None:
-        self._succeeded = self._failed = self._trailing = 0
-        self._errors: Counter[str] = Counter()
-        self._first: Failure | None = None
+    def __init__(self, carried: Counts | None = None) -> None:
+        carried = carried or Counts()
+        self._succeeded, self._failed = carried.succeeded, carried.failed
+        self._trailing, self._first = carried.trailing_failures, carried.first_failure
+        self._errors: Counter[str] = Counter(carried.errors)
 
     def add(self, record: OutcomeRecord) -> None:
         """Take one ended item in; any other outcome is passed over."""
