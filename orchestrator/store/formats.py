@@ -15,6 +15,7 @@ import lzma
 import re
 import shutil
 import tempfile
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -73,7 +74,7 @@ def read_json(file: IO[bytes], name: str) -> Iterator[Row]:
 
 def read_csv(file: IO[bytes], name: str) -> Iterator[Row]:
     """One mapping of header to text per row; empty rows are none."""
-    rows = csv.reader(io.TextIOWrapper(_Unclosed(file), encoding="utf-8-sig", newline=""), strict=True)
+    rows = csv.reader((_decoded(raw, name, number) for number, raw in _lines(file, name)), strict=True)
     header: list[str] = []
     while True:
         try:
@@ -82,8 +83,6 @@ def read_csv(file: IO[bytes], name: str) -> Iterator[Row]:
             break
         except csv.Error as e:
             raise SourceError(f"is not CSV: {e}", source=name, line=rows.line_num) from e
-        except UnicodeDecodeError as e:
-            raise SourceError("is not UTF-8 text; save the file as UTF-8", source=name, line=rows.line_num + 1) from e
         if not row:
             continue
         if not header:
@@ -187,7 +186,12 @@ def _raw(url: str) -> Iterator[IO[bytes]]:
         with open(url, "rb", buffering=_CHUNK) as file:
             yield file
     elif scheme_of(url) in ("http", "https"):
-        with urllib.request.urlopen(url, timeout=60) as answer:
+        try:
+            answer = urllib.request.urlopen(url, timeout=60)
+        except urllib.error.HTTPError as e:
+            e.close()  # it is the answer as well
+            raise OSError(f"the server answered {e.code} {e.reason}") from None
+        with answer:
             yield answer
     else:
         fs = file_system(url)
@@ -275,16 +279,6 @@ class _JsonArray:
 
     def _error(self, reason: str) -> SourceError:
         return SourceError(reason, source=self._name, line=self._line)
-
-
-class _Unclosed(io.BufferedReader):
-    """The file for a text wrapper that closes what it wraps when it is collected."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file, _CHUNK)  # type: ignore[arg-type]
-
-    def close(self) -> None:
-        pass
 
 
 def _lines(file: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
