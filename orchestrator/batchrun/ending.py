@@ -7,8 +7,17 @@ from typing import Any, Literal
 
 from orchestrator.core.killswitch import Switch
 from orchestrator.core.model import Counts, EndReason
+from orchestrator.errors import OrchestratorError
 
 StateType = Literal["COMPLETED", "FAILED", "CANCELLED", "CRASHED"]
+
+
+class ItemsFailedError(OrchestratorError):
+    """A batch flow that was called with `items` ended as failed; `outcomes` says how each of them ended."""
+
+    def __init__(self, message: str, outcomes: list[dict[str, Any]]) -> None:
+        super().__init__(message)
+        self.outcomes = outcomes
 
 
 @dataclass(frozen=True, slots=True)

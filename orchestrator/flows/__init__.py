@@ -4,6 +4,7 @@ Composition roots: here our parts meet Prefect's decorators.
 """
 
 from orchestrator.batchrun.context import ItemContext
+from orchestrator.batchrun.ending import ItemsFailedError
 from orchestrator.flows.batch import batch_flow
 
-__all__ = ["ItemContext", "batch_flow"]
+__all__ = ["ItemContext", "ItemsFailedError", "batch_flow"]

@@ -10,7 +10,7 @@ from typing import Any, overload
 from prefect import Flow, flow
 from prefect.client.schemas.objects import State, StateType
 
-from orchestrator.batchrun.ending import Ending
+from orchestrator.batchrun.ending import Ending, ItemsFailedError
 from orchestrator.batchrun.options import Executor, Options, Per, fail_rule
 from orchestrator.batchrun.run import Chosen, arun_batch, arun_items, run_batch, run_items
 from orchestrator.core.killswitch import Switch
@@ -180,7 +180,10 @@ def _asked(process: Process, options: Options, batch: Any, items: list[Any] | No
 
 
 def _state(ending: Ending) -> State[Any]:
-    return State(type=StateType(ending.type), name=ending.name, message=ending.message, data=ending.outcomes)
+    data: Any = ending.outcomes
+    if data is not None and ending.type != "COMPLETED":
+        data = ItemsFailedError(ending.message, data)  # Prefect raises a failed state's data to whoever called the flow
+    return State(type=StateType(ending.type), name=ending.name, message=ending.message, data=data)
 
 
 def _signature(process: Process) -> inspect.Signature:
