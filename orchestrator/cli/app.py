@@ -10,7 +10,7 @@ from typing import NoReturn
 import cyclopts
 from pydantic import ValidationError
 
-from orchestrator.cli import installing, looking, running, stacks
+from orchestrator.cli import demo, installing, looking, running, stacks
 from orchestrator.cli.terminal import INTERRUPTED, error_line, say
 from orchestrator.errors import OrchestratorError
 from orchestrator.settings import Settings
@@ -28,7 +28,7 @@ def make_app() -> cyclopts.App:
     jobs: tuple[Callable[..., int], ...] = (
         running.plan, running.run, looking.status, looking.stop, running.resume, looking.report, looking.results,
     )  # fmt: skip
-    set_up: tuple[Callable[..., int], ...] = (installing.deploy, installing.doctor, stacks.up)
+    set_up: tuple[Callable[..., int], ...] = (installing.deploy, installing.doctor, stacks.up, demo.demo)
     for command in jobs:
         app.command(command, group=everyday)
     for command in set_up:

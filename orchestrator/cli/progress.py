@@ -98,14 +98,16 @@ class LiveProgress:
         self._logger.handlers, self._logger.level, self._logger.propagate = self._before
 
     def __call__(self, view: JobView) -> None:
-        """Show this snapshot. Called from any thread, at any rate."""
+        """Show this snapshot; the job's id before the first. Called from any thread, at any rate."""
+        if view.job_id not in self._said:
+            self._said.add(view.job_id)
+            self._console.print(f"job {view.job_id}", markup=False)
         if self._live:
             self._live.update(self._block(view), refresh=True)
             return
-        for text, _ in remarks(view):
-            if text not in self._said:
-                self._said.add(text)
-                say(text)
+        if view.waiting_for and view.waiting_for not in self._said:  # the rest is in the log's warnings
+            self._said.add(view.waiting_for)
+            say(f"waiting: {view.waiting_for}")
         now = time.monotonic()
         if now - self._last_line >= LINE_SECONDS or (view.total and view.settled == view.total):
             self._last_line = now

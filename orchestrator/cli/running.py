@@ -154,7 +154,6 @@ def run(*, flags: JobFlags = JobFlags(), detach: Detach = False, json: Json = Fa
             if started["url"]:
                 give(started["url"])
         return 0
-    say(f"job {job_id}")
     return watched(
         job_id,
         flags.storage,
