@@ -196,8 +196,12 @@ class Admin:
     async def read_run(self, run_id: RunId) -> Run | None:
         """The record of any flow run, None when there is none of that id."""
         try:
-            run = await self._connection.call("read the run", lambda client: client.read_flow_run(UUID(run_id)))
-        except (ObjectNotFound, ValueError):
+            id_ = UUID(run_id)
+        except ValueError:
+            return None
+        try:
+            run = await self._connection.call("read the run", lambda client: client.read_flow_run(id_))
+        except ObjectNotFound:
             return None
         return run_of(run, self._connection.masker)
 

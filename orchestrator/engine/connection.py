@@ -21,7 +21,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES
 
 from orchestrator.engine.masking import Masker
-from orchestrator.engine.translate import BusyError, is_passing, translate
+from orchestrator.engine.translate import BusyError, is_passing, is_unreachable, translate
 from orchestrator.errors import EngineUnavailableError, InternalError
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class Connection:
             except ObjectNotFound:
                 raise
             except Exception as error:
-                if pause is None or not is_passing(error):
+                if pause is None or not is_passing(error) or is_unreachable(error):
                     raise translate(error, doing, self.masker) from error
                 await asyncio.sleep(pause_before_retry(error, pause))
         raise InternalError("unreachable")

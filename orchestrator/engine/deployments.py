@@ -54,9 +54,11 @@ async def find_deployment(connection: Connection, name: str) -> Deployment:
 
 async def _read(client: PrefectClient, name: str) -> DeploymentResponse:
     try:
-        return await client.read_deployment(UUID(name))
+        id_ = UUID(name)
     except ValueError:
         pass
+    else:
+        return await client.read_deployment(id_)
     # The client puts names into a path as they are: what would change the path is no name.
     if name.count("/") != 1 or any(character in name for character in "?#%\\") or "" in name.split("/"):
         raise ObjectNotFound(http_exc=ValueError(f"not a name of a deployment: {name}"))

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from prefect.settings import get_current_settings
-from pydantic import BaseModel, Secret
+from pydantic import BaseModel, Secret, SecretStr
 
 MASK = "********"
 _SHORTEST = 4  # a shorter value would mask innocent text everywhere
@@ -68,7 +68,7 @@ def _setting_secrets(settings: BaseModel) -> Iterator[str]:
         value = getattr(settings, name, None)
         if isinstance(value, BaseModel):
             yield from _setting_secrets(value)
-        elif isinstance(value, Secret):  # SecretStr and SecretBytes are kinds of it
+        elif isinstance(value, (SecretStr, Secret)):
             yield from _parts(str(value.get_secret_value()))
 
 

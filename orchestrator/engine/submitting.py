@@ -16,7 +16,7 @@ from prefect.exceptions import ObjectNotFound
 
 from orchestrator.engine.connection import Connection, pause_before_retry
 from orchestrator.engine.gateway import Submission
-from orchestrator.engine.translate import is_passing, reason, translate, was_never_sent
+from orchestrator.engine.translate import is_passing, is_unreachable, reason, translate, was_never_sent
 from orchestrator.errors import SubmissionRefusedError, SubmissionUnknownError
 
 _BUDGET_SECONDS = 20.0
@@ -60,8 +60,9 @@ class Submitter:
                         ) from error
                     raise translate(error, "create a child run", masker) from error
                 maybe_sent = maybe_sent or not was_never_sent(error)
-                # A request that timed out took its minute already; whoever asks for the key learns more than a retry.
-                if isinstance(error, httpx.TimeoutException) or loop.time() + pause > deadline:
+                # Tried long enough: a timeout took its minute already, and without a server there is no hurry.
+                over = isinstance(error, httpx.TimeoutException) or is_unreachable(error)
+                if over or loop.time() + pause > deadline:
                     if maybe_sent:
                         raise SubmissionUnknownError(
                             f"nobody knows whether a child run was created: {reason(error, masker)}", key=submission.key

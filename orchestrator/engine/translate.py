@@ -5,6 +5,8 @@ Source for which errors a client raises: prefect client/base.py and exceptions.p
 
 from __future__ import annotations
 
+from json import JSONDecodeError
+
 import httpx
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
@@ -30,6 +32,11 @@ class BusyError(Exception):
     def __init__(self, status: int, retry_after: float | None) -> None:
         super().__init__(f"HTTP {status}")
         self.status, self.retry_after = status, retry_after
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether there was no connection at all; the client has tried for a second or two by then."""
+    return isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
 
 
 def is_passing(error: BaseException) -> bool:
@@ -60,11 +67,21 @@ def reason(error: BaseException, masker: Masker) -> str:
             detail = error.response.json()
         except (ValueError, httpx.StreamError):
             detail = None
-        if isinstance(detail, dict):
-            detail = detail.get("detail") or detail.get("exception_message") or detail
-        text = f"HTTP {error.response.status_code}: {detail}" if detail else text
+        text = f"HTTP {error.response.status_code}: {_detail(detail)}" if detail else text
     line = " ".join(masker(text).split())
     return line if len(line) <= _REASON_CHARS else line[: _REASON_CHARS - 1] + "…"
+
+
+def _detail(answer: object) -> str:
+    """The words in an error answer of Prefect's; the values it echoes are left out, they may be large or secret."""
+    if not isinstance(answer, dict):
+        return str(answer)
+    said = answer.get("detail") or answer.get("exception_message") or ""
+    problems = answer.get("exception_detail")
+    if isinstance(problems, list):
+        words = [str(p.get("msg")) for p in problems[:3] if isinstance(p, dict)]
+        return " ".join([str(said), "; ".join(words)])
+    return str(said or answer)
 
 
 def api_address(masker: Masker) -> str:
@@ -96,7 +113,7 @@ def translate(error: Exception, doing: str, masker: Masker) -> OrchestratorError
             f"cannot {doing}: the answer of Prefect's API at {where} cannot be understood; "
             "is the server of another version than this client? `orchestrator doctor` says."
         )
-    if is_passing(error) or isinstance(error, ValueError):  # not JSON: some proxy answered
+    if is_passing(error) or isinstance(error, JSONDecodeError):  # not JSON: some proxy answered
         return EngineUnavailableError(f"cannot {doing}: Prefect's API at {where} does not serve now ({said}).")
     if isinstance(error, PrefectHTTPStatusError):
         return EngineError(f"cannot {doing}: Prefect refused ({said}).")
