@@ -62,6 +62,7 @@ class SimulatedBatches:
         process: Called with each item; what it returns is the result, what it raises fails the item.
         seconds_per_item: Virtual time per item; a function of the item for uneven work.
         fence_seconds: How often a child looks for a stop or for its revocation.
+        grace_seconds: What it gives, besides, to an earlier attempt that may still be at work.
         on_start: Told (item index, virtual time) for each item that starts, for those who check on children.
     """
 
@@ -71,9 +72,10 @@ class SimulatedBatches:
         *,
         seconds_per_item: float | Callable[[Any], float] = 0.1,
         fence_seconds: float = 2.0,
+        grace_seconds: float = 10.0,
         on_start: Callable[[int, float], None] | None = None,
     ) -> None:
-        self._process, self._fence, self._on_start = process, fence_seconds, on_start
+        self._process, self._fence, self._grace, self._on_start = process, fence_seconds, grace_seconds, on_start
         self._seconds = seconds_per_item if callable(seconds_per_item) else lambda _: seconds_per_item
 
     async def __call__(self, run: SimulatedRun) -> Phase:
@@ -82,6 +84,8 @@ class SimulatedBatches:
         if (reason := _closed(folder, reference)) is not None:
             run.state_name = reason.value.title()
             return Phase.CANCELLED
+        if folder.unended_before(reference.batch, reference.attempt):
+            await asyncio.sleep(self._fence + self._grace)
         ledger = Ledger(folder, reference.batch, reference.attempt, reference.count, start=reference.start)
         try:
             carried = ledger.open()

@@ -335,6 +335,6 @@ class JobUnderChaos(RuleBasedStateMachine):
 
 
 JobUnderChaos.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=250, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestJobUnderChaos = JobUnderChaos.TestCase

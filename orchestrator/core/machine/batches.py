@@ -25,6 +25,7 @@ from orchestrator.core.model import (
 from orchestrator.errors import InvalidTransitionError
 
 ASK_AGAIN_SECONDS = 2.0  # between two questions about a creation of unknown outcome
+OVER = (Stage.CLOSING, Stage.SETTLED)  # news of a batch that is over changes nothing
 DEFERRAL_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)  # before the next creation while Prefect is away
 
 
@@ -56,7 +57,7 @@ def on_batch_event(state: State, event: ev.BatchEvent) -> list[Command]:
 
 def _submitted(state: State, batch: BatchState, event: ev.Submitted) -> list[Command]:
     state.deferrals = 0
-    if batch.stage in (Stage.CLOSING, Stage.SETTLED):
+    if batch.stage in OVER:
         if batch.run is not None:
             return []
         batch.run = event.run  # nobody waits for it any more: it must not run unwatched
@@ -68,7 +69,7 @@ def _submitted(state: State, batch: BatchState, event: ev.Submitted) -> list[Com
 
 
 def _deferred(state: State, batch: BatchState, event: ev.SubmissionDeferred) -> list[Command]:
-    if batch.stage is Stage.SETTLED:
+    if batch.stage in OVER:
         return []
     delay = DEFERRAL_SECONDS[min(state.deferrals, len(DEFERRAL_SECONDS) - 1)]
     state.deferrals += 1
@@ -84,7 +85,7 @@ def _deferred(state: State, batch: BatchState, event: ev.SubmissionDeferred) -> 
 
 
 def _lost(state: State, batch: BatchState, event: ev.SubmissionLost) -> list[Command]:
-    if batch.stage is Stage.SETTLED:
+    if batch.stage in OVER:
         return []
     if batch.stage is Stage.SUBMITTING:
         state.move(batch, Stage.UNKNOWN)
@@ -99,7 +100,7 @@ def _absent(state: State, batch: BatchState, event: ev.SubmissionAbsent) -> list
 
 
 def _refused(state: State, batch: BatchState, event: ev.SubmissionRefused) -> list[Command]:
-    if batch.stage is Stage.SETTLED:
+    if batch.stage in OVER:
         return []
     state.move(batch, Stage.WAITING)
     commands = give_back(state, batch)
@@ -111,7 +112,7 @@ def _refused(state: State, batch: BatchState, event: ev.SubmissionRefused) -> li
 
 
 def _run_seen(state: State, batch: BatchState, event: ev.RunSeen) -> list[Command]:
-    if batch.stage in (Stage.CLOSING, Stage.SETTLED):
+    if batch.stage in OVER:
         return []
     return _seen(state, batch, event.phase, event.started, event.state_name)
 
@@ -129,7 +130,7 @@ def _seen(state: State, batch: BatchState, phase: Phase, started: bool, state_na
 
 
 def _vanished(state: State, batch: BatchState, event: ev.RunVanished) -> list[Command]:
-    if batch.stage in (Stage.CLOSING, Stage.SETTLED):
+    if batch.stage in OVER:
         return []
     batch.phase, batch.state_name = None, "deleted"
     return close(state, batch, None)

@@ -94,12 +94,13 @@ def _batch_of(event: Event) -> int | None:
 def _on_time(state: State) -> list[Command]:
     commands: list[Command] = []
     now, setup = state.tally.now, state.setup
-    overdue = state.cancelling and now >= state.stop_at + setup.cancel_deadline
+    late = state.stop is not None and now >= state.stop_at + setup.cancel_deadline
     for index in sorted(state.active):
         batch = state.batches[index]
         if batch.stage is Stage.CLOSING:
             continue
-        if overdue:
+        # A drain waits for its children as long as they take, but not for a creation that nobody can account for.
+        if late and (state.cancelling or batch.run is None):
             batch.unconfirmed = True
             state.move_by_time(batch, Stage.CLOSING)
             commands.append(ev.Close(index, batch.attempt, None))
@@ -155,8 +156,10 @@ def _fill(state: State) -> list[Command]:
 
 
 def _next(state: State) -> int | None:
-    if state.retry:
-        return state.retry.popleft()
+    while state.retry:
+        index = state.retry.popleft()
+        if state.batches[index].stage is Stage.WAITING:  # a parent that took over may have adopted its child since
+            return index
     while state.next_new < len(state.batches):
         batch = state.batches[state.next_new]
         state.next_new += 1

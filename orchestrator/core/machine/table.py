@@ -66,6 +66,10 @@ TABLE: dict[tuple[Stage, type], Row] = {
     (_X, ev.RunVanished): _row("its record was deleted while it was being cancelled", _C),
     #
     (_C, ev.Submitted): _row("an answer that comes after the end was read", _C),
+    (_C, ev.SubmissionAbsent): _row("an answer that comes after the cancel deadline", _C),
+    (_C, ev.SubmissionLost): _row("an answer that comes after the cancel deadline", _C),
+    (_C, ev.SubmissionDeferred): _row("an answer that comes after the cancel deadline", _C),
+    (_C, ev.SubmissionRefused): _row("an answer that comes after the cancel deadline", _C),
     (_C, ev.RunSeen): _row("repeated news, or a run that Prefect let leave a terminal state: it is revoked", _C),
     (_C, ev.RunVanished): _row("its record was deleted after its end was read", _C),
     (_C, ev.Closed): _row("the ledger was read: settled, or lost and to be tried again", _W, _Z),
