@@ -205,8 +205,8 @@ async def _start_detached(request: dict[str, Any]) -> dict[str, Any]:
             created = True
         parameters = {
             "deployment": spec.deployment,
-            "items": {"kind": "staged"},
-            "advanced": {"job_id": job_id, "storage": root},
+            "items": {"resume": job_id},
+            "advanced": {"storage": root},
         }
         try:
             run = await admin.trigger(parent, parameters, name=f"job {job_id}", tags=[f"job:{job_id}"])

@@ -22,63 +22,85 @@ _JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,80}")
 EVERY_OTHER_GROUP = "*"
 
 
+def _plain_fields(schema: dict[str, Any]) -> None:
+    """Show a field that may stay empty as an empty field: `X | None` is two tabs in Prefect's form (see `form`)."""
+    for name, field in schema.get("properties", {}).items():
+        choices = [choice for choice in field.pop("anyOf", []) if choice.get("type") != "null"]
+        if len(choices) == 1 and field.get("default") is None:
+            field.pop("default", None)
+            schema["properties"][name] = {**choices[0], **field}
+        elif choices:
+            kept = choices[0] if len(choices) == 1 else {"anyOf": choices}
+            schema["properties"][name] = {**kept, **field}
+
+
+_FORM = ConfigDict(
+    extra="forbid",
+    field_title_generator=lambda name, _: name,  # as in Python and on the command line
+    json_schema_extra=_plain_fields,
+)
+
+
 class Limits(BaseModel):
     """The simple form of a kill switch: stop when more items fail than this."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _FORM
 
-    max_failed: int | None = Field(default=None, ge=0, description="Failed items that are tolerated.")
+    max_failed: int | None = Field(default=None, ge=0, description="Stop when more items than this have failed.")
     max_failed_rate: float | None = Field(
-        default=None, ge=0, lt=1, description="Tolerated share of failures among the items that are over: 0.05 is 5 %."
+        default=None, ge=0, lt=1, description="Stop when a larger share of the items has failed: 0.05 is 5 %."
     )
-    min_sample: int = Field(default=20, ge=1, description="Items that must be over before the rate counts.")
+    min_sample: int = Field(default=20, ge=1, description="Items that must be over before the share counts.")
 
 
 class Advanced(BaseModel):
     """Everything that most jobs leave as it is."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _FORM | ConfigDict(title="Change some")
 
     on_trip: Literal["cancel", "drain"] = Field(
         default="cancel",
         description="What a stop does to child runs in flight: cancel them, or let them finish (drain).",
     )
-    enough_when: str | None = Field(
-        default=None, description="Expression that ends the job early as a success, e.g. `succeeded >= 100`."
-    )
     fail_if: str | None = Field(
-        default=str(DEFAULT_FAIL_IF),
-        description="Expression that makes a finished job Failed; empty: it never does.",
+        default=str(DEFAULT_FAIL_IF), description="Makes a finished job Failed when true. Empty: it never fails."
     )
-    pass_items_as: str = Field(
-        default="reference",
-        description="`reference` for batch flows; for other flows `list:NAME`, `one:NAME` or `parameters`.",
+    enough_when: str | None = Field(
+        default=None, description="Ends the job early, as a success, when true; for example: succeeded >= 100"
     )
-    key: str | None = Field(default=None, description="Field of each item that labels it; by default its index.")
+    key: str | None = Field(default=None, description="Field of each item that labels it; by default its number.")
     select: str | None = Field(default=None, description="Field of each item that is handed on instead of the item.")
-    weight: str | None = Field(default=None, description="Numeric field of each item, for `max_weight`.")
+    skip_succeeded_of: str | None = Field(
+        default=None, description="Id of an earlier job: items whose key succeeded there are left out."
+    )
+    unique_keys: bool = Field(default=False, description="Refuse a source in which a key comes twice.")
     group_by: str | None = Field(
         default=None, description="Field of each item; a batch holds only adjacent items of one value."
     )
     max_bytes: int | None = Field(default=None, ge=1, description="Most bytes of items in one batch.")
+    weight: str | None = Field(default=None, description="Numeric field of each item, for max_weight.")
     max_weight: float | None = Field(default=None, gt=0, description="Most weight of items in one batch.")
-    unique_keys: bool = Field(default=False, description="Refuse a source in which a key comes twice.")
-    skip_succeeded_of: str | None = Field(
-        default=None, description="Job id: items whose key succeeded there are left out."
+    pass_items_as: str = Field(
+        default="reference",
+        description="How a child run gets its items. reference: for batch flows. For other flows list:NAME or one:NAME "
+        "(NAME is a parameter of the flow), or parameters (each item is an object of parameters).",
+    )
+    tags: list[str] = Field(default_factory=list, description="Tags of each child run and of the task runs in it.")
+    work_queue_name: str | None = Field(
+        default=None, description="Work queue of the child runs; by default their deployment's."
     )
     job_variables: dict[str, Any] = Field(
         default_factory=dict, description="Job variables of each child run, as Prefect means them. No secrets."
     )
-    tags: list[str] = Field(default_factory=list, description="Tags of each child run and of the task runs in it.")
-    work_queue_name: str | None = Field(default=None, description="Work queue of the child runs.")
     batch_retries: int | None = Field(
         default=None,
         ge=0,
         le=20,
-        description="New child runs for a batch that the infrastructure lost; by default 2 (0 unless by reference).",
+        description="New child runs for a batch whose run was lost (crashed, deleted, never started); by default 2, "
+        "or 0 for flows that are no batch flows.",
     )
     start_timeout_seconds: float = Field(
-        default=600, gt=0, description="Seconds a child run may stay Pending; waiting for a free slot does not count."
+        default=600, gt=0, description="Seconds a child run may stay Pending; waiting for a free place does not count."
     )
     batch_timeout_seconds: float | None = Field(
         default=None, gt=0, description="Seconds a child run may be Running; then its batch is tried again."
@@ -89,11 +111,26 @@ class Advanced(BaseModel):
     )
     job_id: str | None = Field(
         default=None,
-        description="Name of the job: letters, digits, dot, dash and underscore. The same id again resumes the job.",
+        description="Name of the job: letters, digits, dots, dashes, underscores. The same id again resumes the job.",
     )
     storage: str | None = Field(
-        default=None, description="fsspec URL under which the job's folder lies; by default from the settings."
+        default=None, description="Folder or URL under which the job's own folder lies; by default from the settings."
     )
+
+    @field_validator(
+        "key",
+        "select",
+        "skip_succeeded_of",
+        "group_by",
+        "weight",
+        "work_queue_name",
+        "job_id",
+        "storage",
+        mode="before",
+    )
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if isinstance(value, str) and not value.strip() else value
 
     @field_validator("enough_when", "fail_if", mode="before")
     @classmethod
