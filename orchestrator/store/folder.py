@@ -75,7 +75,10 @@ class JobFolder:
 
     def create_job(self, record: JobRecord) -> bool:
         """Write `job.json`, the last step of staging; False when there is a job here already."""
-        return self.store.put_new(layout.JOB, encode_json(record.to_json()))
+        data = encode_json(record.to_json())
+        # A client library that retries a request by itself may be told that it lost against itself; the nonce in the
+        # record tells our own from somebody else's.
+        return self.store.put_new(layout.JOB, data) or self.store.get(layout.JOB) == data
 
     def read_job(self) -> JobRecord:
         """The job, read once.

@@ -58,10 +58,12 @@ class SourcePolicy:
     Args:
         python_modules: Modules (with what lies below them) that `python:` sources may name; None for any.
         allow_http: Whether `http(s)://` files are read.
+        allow_stdin: Whether `-` is read; a deployed parent has nobody who types.
     """
 
     python_modules: tuple[str, ...] | None = None
     allow_http: bool = True
+    allow_stdin: bool = True
 
 
 def parse_source(text: str, *, storage: str | None = None, policy: SourcePolicy = SourcePolicy()) -> Source:
@@ -81,7 +83,7 @@ def parse_source(text: str, *, storage: str | None = None, policy: SourcePolicy 
         raise SourceError(f"names no items; give a file ({_KNOWN}), glob:, range:, job: or results:", source="''")
     kind, colon, rest = text.partition(":")
     if text == "-":
-        return StdinSource()
+        return _stdin(policy)
     if colon and not rest.startswith("//"):
         if kind == "range":
             return _parse_range(rest, text)
@@ -140,7 +142,7 @@ def source_from_json(
         names = wanted if isinstance(wanted, str) else ",".join(map(str, wanted))
         return parse_source(f"job:{text('job')}?outcome={names}", storage=storage)
     if kind == "stdin":
-        return StdinSource()
+        return _stdin(policy)
     raise SourceError(
         "unknown kind of source; known are file, glob, inline, job, python, range, results", source=str(kind)[:100]
     )
@@ -171,6 +173,12 @@ def as_source(items: Any, *, storage: str | None = None, policy: SourcePolicy = 
         "is no source of items; give a list, an iterable, a function that yields, a range, or a text",
         source=type(items).__name__,
     )
+
+
+def _stdin(policy: SourcePolicy) -> Source:
+    if not policy.allow_stdin:
+        raise SourceError("a deployed run has no standard input; give a file", source="-")
+    return StdinSource()
 
 
 def _file(text: str, kind: object, policy: SourcePolicy) -> Source:

@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -163,7 +164,8 @@ class TestWhatTheParentSays:
             folder.read_job()
         record = JobRecord("job", "nonce", "2025-01-01T00:00:00Z", {"deployment": "a/b", "é": [1, None]}, 0, 0)
         assert folder.create_job(record)
-        assert not folder.create_job(record)
+        assert folder.create_job(record)  # the same request again, as a client library may send it
+        assert not folder.create_job(replace(record, nonce="other"))
         assert JobFolder(url).read_job() == record
 
     def test_parents_claim_numbers_that_only_grow(self, folder: JobFolder) -> None:

@@ -203,6 +203,12 @@ class TestPlaces:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"a": 1}\n2\n')))
         assert values(parse_source("-")) == [{"a": 1}, 2]
 
+    def test_standard_input_is_refused_where_nobody_types(self) -> None:
+        with pytest.raises(SourceError, match="no standard input"):
+            parse_source("-", policy=SourcePolicy(allow_stdin=False))
+        with pytest.raises(SourceError, match="no standard input"):
+            source_from_json({"kind": "stdin"}, policy=SourcePolicy(allow_stdin=False))
+
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
