@@ -21,6 +21,7 @@ from orchestrator.engine.context import ParentRun, outermost_run, run_logger
 from orchestrator.engine.gateway import Gateway
 from orchestrator.engine.parent import PrefectGateway
 from orchestrator.errors import JobCancelledError, JobFailedError, KillSwitchTrippedError
+from orchestrator.flows.plan import Plan, plan
 from orchestrator.flows.prepare import Prepared, prepare, storage_root, take_over
 from orchestrator.flows.request import JobSpec, Limits, make_spec
 from orchestrator.flows.restore import restore
@@ -126,6 +127,26 @@ def orchestrate_sync(
     return _conclude(_run_sync(call, prepared), on_failure)
 
 
+def plan_sync(deployment: str | Mapping[str, str], items: Any, **parameters: Any) -> Plan:
+    """What `orchestrate()` would do with the same parameters; creates nothing.
+
+    Raises:
+        ConfigurationError and its kin, EngineUnavailableError: as `orchestrate()` would.
+    """
+    call = make_call({"deployment": deployment, **parameters})
+    return _in_own_loop(lambda: call.plan(items))
+
+
+def stage_sync(deployment: str | Mapping[str, str], items: Any, **parameters: Any) -> Prepared:
+    """Create the job and run nothing of it: whoever resumes it first becomes its parent.
+
+    Raises:
+        ConfigurationError and its kin, EngineUnavailableError: as `orchestrate()` would.
+    """
+    call = make_call({"deployment": deployment, **parameters})
+    return _in_own_loop(lambda: call.prepare(items))
+
+
 def resume_sync(
     job_id: str,
     *,
@@ -183,6 +204,16 @@ class Call:
                 self.spec, source, gateway, settings=self.settings, parent=self.parent,
                 on_staging=self._on_staging, say=self.log.warning,
             )  # fmt: skip
+        finally:
+            await gateway.close()
+
+    async def plan(self, items: Any) -> Plan:
+        assert self.spec is not None
+        root = storage_root(self.spec.storage, self.settings)
+        source = as_source(items, storage=root, policy=self.policy)
+        gateway = await self.open_gateway()
+        try:
+            return await plan(self.spec, source, gateway, settings=self.settings, parent=self.parent)
         finally:
             await gateway.close()
 

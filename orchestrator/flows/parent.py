@@ -94,7 +94,9 @@ async def orchestrate_flow(
         advanced: Everything that most jobs leave as it is.
     """  # noqa: E501 - Prefect's form breaks a description where its line breaks
     settings = Settings()
-    policy = SourcePolicy(python_modules=settings.python_sources, allow_http=settings.allow_http_sources)
+    policy = SourcePolicy(
+        python_modules=settings.python_sources, allow_http=settings.allow_http_sources, allow_stdin=False
+    )
     try:
         asked, more = read_items(items), read_advanced(advanced)
         if asked.resume is not None:

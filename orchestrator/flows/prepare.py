@@ -164,7 +164,7 @@ def create_job(
     """
     nonce = secrets.token_hex(8)
     staged = stage(source, folder, nonce, options_of(spec), on_progress=on_staging)
-    record = _record(spec, source, job_id, nonce, staged, settings, is_local(folder.url))
+    record = record_of(spec, source, job_id, nonce, staged, settings, is_local(folder.url))
     try:
         future = folder.as_if(record)
         if isinstance(spec.deployment, dict):
@@ -237,7 +237,7 @@ async def _over(record: JobRecord, folder: JobFolder, spec: JobSpec, old: Report
     return Prepared(job, heart, settings, resumed=True, old_report=old)
 
 
-def options_of(spec: JobSpec) -> StageOptions:
+def options_of(spec: JobSpec, storage: str | None = None) -> StageOptions:
     """How the source is read and cut."""
     return StageOptions(
         batch_size=spec.effective_batch_size,
@@ -249,6 +249,7 @@ def options_of(spec: JobSpec) -> StageOptions:
         group_by=spec.group_by,
         unique_keys=spec.unique_keys,
         skip_succeeded_of=spec.skip_succeeded_of,
+        storage=storage,
     )
 
 
@@ -294,9 +295,10 @@ def finished(folder: JobFolder, job_id: str) -> Report | None:
     )
 
 
-def _record(
+def record_of(
     spec: JobSpec, source: Source, job_id: str, nonce: str, staged: Staged, settings: Settings, local: bool
 ) -> JobRecord:
+    """What `job.json` will hold: the request, and what its children must know."""
     child = {
         "fence_seconds": settings.fence_seconds or (2.0 if local else 5.0),
         "item_grace_seconds": settings.item_grace_seconds,

@@ -23,6 +23,7 @@ from orchestrator.reactor.watch import Watch
 
 TICK_SECONDS = 1.0
 SHOWN_FAILURES = 20
+WAITING_SECONDS = 10.0  # so long a start may take before somebody asks what holds it up
 
 
 class Reactor:
@@ -63,6 +64,7 @@ class Reactor:
         self._told: set[int] = set()  # batches whose first failure was logged
         self._controls_read = 0
         self._waiting_for: str | None = None
+        self._waiting_since: float | None = None
         self._error: BaseException | None = None
         self.report: Report | None = None
 
@@ -213,8 +215,10 @@ class Reactor:
         if self._watch.unreachable_since is not None:
             self._waiting_for = "Prefect's API does not answer; the job goes on once it does"
         elif not nothing_runs(self.state):
-            self._waiting_for = None
-        elif self._waiting_for is None:
+            self._waiting_for, self._waiting_since = None, None
+        elif self._waiting_since is None:
+            self._waiting_since = asyncio.get_running_loop().time()
+        elif self._waiting_for is None and asyncio.get_running_loop().time() - self._waiting_since >= WAITING_SECONDS:
             try:
                 # Asked once per time of waiting: the answer is for people, and requests are counted.
                 capacity = await self._gateway.capacity(next(iter(self._job.deployments.values())))

@@ -38,6 +38,7 @@ class StageOptions:
             item, also when `select` passes on a part of it.
         unique_keys: Refuse a key that came before.
         skip_succeeded_of: Id of a job in the same storage; items whose key succeeded there are left out.
+        storage: Where that job lies; None: beside the folder that is staged into.
     """
 
     batch_size: int = 100
@@ -49,6 +50,7 @@ class StageOptions:
     select: str | None = None
     unique_keys: bool = False
     skip_succeeded_of: str | None = None
+    storage: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,7 @@ class _Labels:
         if options.max_weight is not None and options.weight is None:
             raise ConfigurationError("needs weight, the field that holds an item's weight", field="max_weight")
         if options.skip_succeeded_of is not None:
-            self._done = _succeeded_keys(folder, options.skip_succeeded_of)
+            self._done = _succeeded_keys(folder, options)
 
     def key(self, row: Row, index: int) -> str | None:
         """The item's label; None for its index."""
@@ -294,8 +296,9 @@ class _Labels:
         return SourceError(reason, source=self._source.name, line=row.line)
 
 
-def _succeeded_keys(folder: JobFolder, job_id: str) -> set[bytes]:
-    earlier = JobFolder(job_folder_url(folder.url.rpartition("/")[0], job_id))
+def _succeeded_keys(folder: JobFolder, options: StageOptions) -> set[bytes]:
+    root = options.storage or folder.url.rpartition("/")[0]
+    earlier = JobFolder(job_folder_url(root, str(options.skip_succeeded_of)))
     earlier.read_job()
     return {_digest(record.key) for record in earlier.outcomes((ItemOutcome.SUCCEEDED,))}
 

@@ -17,6 +17,9 @@ _VERDICTS = {
     StopCause.FAILED: Verdict.FAILED,
 }
 
+PARENT_CANCELLED_SECONDS = 23.0
+"""Prefect kills a cancelled parent about 29 s after the request: by then its report must be written."""
+
 
 def step(state: State, event: Event, at: float) -> list[Command]:
     """What to do now that `event` has happened.
@@ -93,8 +96,8 @@ def _batch_of(event: Event) -> int | None:
 
 def _on_time(state: State) -> list[Command]:
     commands: list[Command] = []
-    now, setup = state.tally.now, state.setup
-    late = state.stop is not None and now >= state.stop_at + setup.cancel_deadline
+    now = state.tally.now
+    late = state.stop is not None and now >= state.stop_at + _deadline(state)
     for index in sorted(state.active):
         batch = state.batches[index]
         if batch.stage is Stage.CLOSING:
@@ -113,6 +116,12 @@ def _on_time(state: State) -> list[Command]:
             state.move_by_time(batch, Stage.STOPPING)
             commands += [ev.Cancel((batch.run,))] if batch.run else []
     return commands
+
+
+def _deadline(state: State) -> float:
+    if state.stop is not None and state.stop.cause is StopCause.PARENT_CANCELLED:
+        return min(state.setup.cancel_deadline, PARENT_CANCELLED_SECONDS)
+    return state.setup.cancel_deadline
 
 
 def _too_long(state: State, batch: BatchState) -> str | None:
