@@ -28,7 +28,7 @@ class Settings(BaseSettings):
         default=None,
         gt=0,
         le=60,
-        description="Seconds between two looks of a child run at the job folder; by default 2 on local storage, else 5.",
+        description="Seconds between two looks of a child run at the job folder; by default 2 locally, else 5.",
     )
     item_grace_seconds: float = Field(
         default=10, ge=0, le=3600, description="Seconds that running items get to finish after a stop."
