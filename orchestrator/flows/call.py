@@ -228,7 +228,7 @@ class Call:
             await gateway.close()
 
     def _on_staging(self, items: int, size: int) -> None:
-        if items % 100_000 == 0:
+        if items and items % 100_000 == 0:
             self.log.info("Staged %d items (%d MB) so far.", items, size // 1_000_000)
 
     def thread(self, prepared: Prepared) -> JobThread:
