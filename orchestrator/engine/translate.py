@@ -113,7 +113,13 @@ def translate(error: Exception, doing: str, masker: Masker) -> OrchestratorError
             f"cannot {doing}: the answer of Prefect's API at {where} cannot be understood; "
             "is the server of another version than this client? `orchestrator doctor` says."
         )
-    if is_passing(error) or isinstance(error, JSONDecodeError):  # not JSON: some proxy answered
+    if isinstance(error, JSONDecodeError) or status_of(error) == 404:
+        # A proxy's page in an outage, or the UI's where the API was meant.
+        return EngineUnavailableError(
+            f"cannot {doing}: what answers at {where} is not Prefect's API ({said}); "
+            "is PREFECT_API_URL right? It usually ends in /api."
+        )
+    if is_passing(error):
         return EngineUnavailableError(f"cannot {doing}: Prefect's API at {where} does not serve now ({said}).")
     if isinstance(error, PrefectHTTPStatusError):
         return EngineError(f"cannot {doing}: Prefect refused ({said}).")

@@ -11,6 +11,12 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    DeploymentFilter,
+    DeploymentFilterId,
+)
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from orchestrator.core.model import Phase, RunId
@@ -77,8 +83,6 @@ async def test_a_lost_answer_is_asked_for_again_and_creates_nothing_twice(
     run = await gateway.submit(wanted)
     assert {found.id for found in (await gateway.find_by_keys(deployment.flow_id, [wanted.key])).values()} == {run.id}
     async with get_client() as client:
-        from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
-
         all_runs = await client.read_flow_runs(
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[uuid.UUID(deployment.id)]))
         )
@@ -178,6 +182,32 @@ async def test_a_page_of_some_proxy_is_no_answer(stack: Stack, deployment: Deplo
             with pytest.raises(EngineUnavailableError):
                 await gateway.read_runs([RunId(str(uuid.uuid4()))])
             await gateway.close()
+
+
+async def test_a_page_outlives_its_process_and_its_deletion(stack: Stack, deployment: Deployment) -> None:
+    first, second = PrefectGateway(), PrefectGateway()
+    run = await first.submit(submission(deployment))
+    await first.publish_page(run.id, "job-page", "one")
+    await second.publish_page(run.id, "job-page", "two")  # a parent started again continues the page
+    async with get_client() as client:
+        wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[uuid.UUID(run.id)]))
+        (page,) = await client.read_artifacts(artifact_filter=wanted)
+        assert page.data == "two"
+        await client.delete_artifact(page.id)
+        await first.publish_page(run.id, "job-page", "three")
+        (page,) = await client.read_artifacts(artifact_filter=wanted)
+        assert page.data == "three"
+    await first.close()
+    await second.close()
+
+
+@pytest.mark.parametrize("path", ["", "/apo", "/api/none"])
+async def test_an_address_that_is_not_the_api_is_said(stack: Stack, path: str) -> None:
+    with temporary_settings({PREFECT_API_URL: stack.ui_url + path}):
+        gateway = PrefectGateway()
+        with pytest.raises(EngineError, match="ends in /api"):
+            await gateway.find_deployment("a/b")
+        await gateway.close()
 
 
 async def test_refused_credentials_are_no_outage(stack: Stack) -> None:
