@@ -1,9 +1,10 @@
 """The form of `orchestrate/default`: what the Prefect UI draws, and how what comes back from it is read.
 
-Three things make a form that is short and speaks plainly, in both UIs of Prefect 3.8:
+Some things make a form that is short and speaks plainly, in both UIs of Prefect 3.8:
 
 * A union is drawn as tabs named by the titles of its members; with a discriminator one of the UIs draws a JSON editor
   instead, so the sources are told apart by their fields.
+* A schema without a type is drawn as a JSON editor: a list to paste, instead of one editor per item.
 * `X | None` is drawn as a pair of tabs. A field that may stay empty is therefore shown as a plain X without a default;
   Prefect then takes null for it too.
 * A group with default None is folded away behind its tab.
@@ -17,13 +18,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.flows.request import Advanced, Limits
 
 DeploymentField = (
-    Annotated[str, Field(title="One deployment")] | Annotated[dict[str, str], Field(title="One for each group")]
+    Annotated[str, Field(title="One deployment")]
+    | Annotated[dict[str, str], WithJsonSchema({"title": "One for each group"})]
 )
 KillSwitchField = Annotated[str, Field(title="Expression")] | Limits | Annotated[None, Field(title="None")]
 AdvancedField = Annotated[None, Field(title="Defaults")] | Advanced
@@ -49,7 +51,7 @@ class _Source(BaseModel):
 class File(_Source):
     """One item per line or row of a file: text, CSV, JSON, JSON Lines or Parquet."""
 
-    model_config = ConfigDict(title="Rows of a file")
+    model_config = ConfigDict(title="File")
     kind, mark = "file", "path"
     path: str = Field(description="Path or URL (s3://...); its suffix says the format: .txt .csv .json .jsonl .parquet")
 
@@ -67,7 +69,9 @@ class Inline(_Source):
 
     model_config = ConfigDict(title="List")
     kind, mark = "inline", "items"
-    items: list[Any] = Field(description="JSON values: texts in quotes, numbers, objects. Long lists belong in a file.")
+    items: Annotated[list[Any], WithJsonSchema({})] = Field(
+        description='A JSON list, for example ["a.jpg", "b.jpg"] or [1, 2, 3]; long ones belong in a file.'
+    )
 
 
 class Range(_Source):
@@ -82,7 +86,7 @@ class Range(_Source):
 class Python(_Source):
     """What a Python function yields."""
 
-    model_config = ConfigDict(title="Python function")
+    model_config = ConfigDict(title="Python")
     kind, mark = "python", "callable"
     callable: str = Field(
         description="module:function. The module must be named in ORCHESTRATOR_PYTHON_SOURCES where this run works."

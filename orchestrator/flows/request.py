@@ -85,12 +85,12 @@ class Advanced(BaseModel):
         description="How a child run gets its items. reference: for batch flows. For other flows list:NAME or one:NAME "
         "(NAME is a parameter of the flow), or parameters (each item is an object of parameters).",
     )
-    tags: list[str] = Field(default_factory=list, description="Tags of each child run and of the task runs in it.")
+    tags: list[str] = Field(default=[], description="Tags of each child run and of the task runs in it.")
     work_queue_name: str | None = Field(
         default=None, description="Work queue of the child runs; by default their deployment's."
     )
     job_variables: dict[str, Any] = Field(
-        default_factory=dict, description="Job variables of each child run, as Prefect means them. No secrets."
+        default={}, description="Job variables of each child run, as Prefect means them. No secrets."
     )
     batch_retries: int | None = Field(
         default=None,
