@@ -211,7 +211,9 @@ class Attempt(Run):
             raise
 
     def _refuse_what_is_over(self) -> None:
-        again = f"to run what failed or is left, start a job with items job:{self.job}?outcome=failed,unknown,not_started"
+        again = (
+            f"to run what failed or is left, start a job with items job:{self.job}?outcome=failed,unknown,not_started"
+        )
         if self._folder.store.get(REPORT, 0, 1) is not None:
             raise JobConflictError(f"job {self.job!r} is over, so this run does nothing; {again}")
         if self._folder.read_end(self.batch, self.attempt) is not None:
