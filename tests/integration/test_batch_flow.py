@@ -323,7 +323,7 @@ def test_a_rerun_of_what_ended_fails_and_points_to_retry(tmp_path: Path) -> None
     assert ended(made, batch=job.reference()).type == "COMPLETED"
     state = ended(made, batch=job.reference())
     assert state.type == "FAILED"
-    assert "orchestrator retry job-1" in str(state.message)
+    assert "job:job-1?outcome=failed" in str(state.message)
 
 
 def test_a_stopped_run_is_cancelled_by_name(tmp_path: Path) -> None:
