@@ -36,6 +36,8 @@ def rows() -> list[Row]:
     for batches, in_flight, items, seconds in ((40, 8, 60, 1.0), (400, 100, 60, 1.0), (4, 4, 120, 15.0)):
         simulation = job(batches, in_flight, items, seconds)
         minutes = simulation.seconds / 60
-        name = f"{batches} batches of {items * seconds / 60:g} min, {in_flight} in flight ({minutes:.0f} min, simulated)"
+        name = (
+            f"{batches} batches of {items * seconds / 60:g} min, {in_flight} in flight ({minutes:.0f} min, simulated)"
+        )
         found.append(row("requests", name, simulation.report.api_requests, batches, simulation.seconds))
     return found

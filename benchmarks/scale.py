@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def measure(batches: int) -> dict[str, float]:
 
     before = time.process_time()
     base = peak_mb()
-    with tempfile.TemporaryDirectory(prefix="orchestrator-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="orchestrator-bench-", dir=_in_memory()) as folder:
         store = open_store(f"{folder}/job")
         last_word = encode_json(EndRecord(EndReason.COMPLETED, Counts(succeeded=ITEMS_PER_BATCH)).to_json())
         in_child = 0.0
@@ -70,6 +71,11 @@ def peak_mb() -> float:
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
+def _in_memory() -> str | None:
+    """A folder of the file system that lives in memory, where there is one: the disk is not what is measured."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
 def in_own_process(batches: int) -> dict[str, float]:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.scale", str(batches)],
@@ -89,15 +95,26 @@ def rows(sizes: tuple[int, ...] = SIZES) -> list[Row]:
         last = size == sizes[-1]
         found.append(
             Row(
-                "scale", f"parent, {size:,} batches: CPU ms per batch", each, first, f"at {sizes[0]:,}", each / first,
-                wanted="ratio <= 1.25" if last else "", holds=each / first <= 1.25 if last else None,
-            )  # fmt: skip
+                "scale",
+                f"parent, {size:,} batches: CPU ms per batch",
+                each,
+                first,
+                f"at {sizes[0]:,}",
+                each / first,
+                wanted="ratio <= 1.25" if last else "",
+                holds=each / first <= 1.25 if last else None,
+            )
         )
         found.append(
             Row(
-                "scale", f"parent, {size:,} batches: peak memory, MB", result["peak_mb"], result["base_mb"],
-                "imports alone", wanted=f"< {MEMORY_MB}", holds=result["peak_mb"] < MEMORY_MB,
-            )  # fmt: skip
+                "scale",
+                f"parent, {size:,} batches: peak memory, MB",
+                result["peak_mb"],
+                result["base_mb"],
+                "imports alone",
+                wanted=f"< {MEMORY_MB}",
+                holds=result["peak_mb"] < MEMORY_MB,
+            )
         )
     return found
 

@@ -1,0 +1,43 @@
+"""`python -m benchmarks [NAME...]`: run all measurements, or the named ones, and print one table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from benchmarks import budget, children, items, scale, stopping, window
+from benchmarks.metering import bench_stack
+from benchmarks.table import Row, machine, markdown
+from orchestrator.stack import Stack
+
+SIMULATED: dict[str, Callable[[], list[Row]]] = {"window": window.rows, "requests": budget.rows, "scale": scale.rows}
+REAL: dict[str, Callable[[Stack], list[Row]]] = {
+    "children": children.rows, "items": items.rows, "stopping": stopping.rows,
+}  # fmt: skip
+
+
+def main(names: list[str]) -> int:
+    known = [*SIMULATED, *REAL]
+    if unknown := [name for name in names if name not in known]:
+        print(f"no measurement named {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
+        return 2
+    wanted, found = names or known, list[Row]()
+    began = time.monotonic()
+    with ExitStack() as stacks:
+        stack: Stack | None = None
+        for name in wanted:
+            print(f"[{time.monotonic() - began:4.0f} s] {name} ...", file=sys.stderr, flush=True)
+            if name in SIMULATED:
+                found += SIMULATED[name]()
+                continue
+            if stack is None:
+                stack = stacks.enter_context(bench_stack())
+            found += REAL[name](stack)
+    print(f"{machine()}; {time.monotonic() - began:.0f} s in all.\n\n{markdown(found)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
