@@ -29,23 +29,33 @@ OVER = (Stage.CLOSING, Stage.SETTLED)  # news of a batch that is over changes no
 DEFERRAL_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)  # before the next creation while Prefect is away
 
 
+def addressed(state: State, event: ev.BatchEvent) -> BatchState | None:
+    """The batch that an event is about; None for news of an attempt that is over.
+
+    Raises:
+        InvalidTransitionError: the table has no such row, or there is no such batch or attempt.
+    """
+    if not 0 <= event.batch < len(state.batches):
+        raise InvalidTransitionError(f"there is no batch {event.batch}: {type(event).__name__} cannot happen")
+    batch = state.batches[event.batch]
+    if event.attempt < batch.attempt:
+        return None
+    if event.attempt > batch.attempt and not isinstance(event, ev.Restored):
+        raise InvalidTransitionError(f"batch {batch.index} is on attempt {batch.attempt}, not {event.attempt}")
+    if (batch.stage, type(event)) not in TABLE:
+        raise InvalidTransitionError(f"batch {batch.index}: {type(event).__name__} cannot happen while {batch.stage}")
+    return batch
+
+
 def on_batch_event(state: State, event: ev.BatchEvent) -> list[Command]:
     """Play one event about a batch.
 
     Raises:
-        InvalidTransitionError: the table has no such row, or the row does not lead where the event leads.
+        InvalidTransitionError: see `addressed`; or the row does not lead where the event leads.
     """
-    if not 0 <= event.batch < len(state.batches):
-        raise InvalidTransitionError(f"there is no batch {event.batch}")
-    batch = state.batches[event.batch]
-    if event.attempt < batch.attempt:
-        return []  # news of an attempt that is over
-    if event.attempt > batch.attempt and not isinstance(event, ev.Restored):
-        raise InvalidTransitionError(f"batch {batch.index} is on attempt {batch.attempt}, not {event.attempt}")
-    row = TABLE.get((batch.stage, type(event)))
-    if row is None:
-        raise InvalidTransitionError(f"batch {batch.index}: {type(event).__name__} cannot happen while {batch.stage}")
-    before = batch.stage
+    if (batch := addressed(state, event)) is None:
+        return []
+    row, before = TABLE[(batch.stage, type(event))], batch.stage
     commands = _HANDLERS[type(event)](state, batch, event)
     if batch.stage not in row.to:  # pragma: no cover - a bug in a handler, not a condition of the world
         raise InvalidTransitionError(f"batch {batch.index}: {before} may not become {batch.stage} on {event}")

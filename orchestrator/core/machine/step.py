@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.core.machine import events as ev
-from orchestrator.core.machine.batches import on_batch_event, on_progress, stop
+from orchestrator.core.machine.batches import addressed, on_batch_event, on_progress, stop
 from orchestrator.core.machine.events import Command, Event
 from orchestrator.core.machine.state import BatchState, State
 from orchestrator.core.machine.table import Stage
@@ -35,9 +35,11 @@ def step(state: State, event: Event, at: float) -> list[Command]:
     Raises:
         InvalidTransitionError: the event cannot happen in this state; the state is unchanged.
     """
-    state.tally.now = max(state.tally.now, at)
     if state.is_over:
         return on_batch_event(state, event) if isinstance(event, ev.Submitted) and not state.stood_down else []
+    if isinstance(event, ev.BatchEvent):
+        addressed(state, event)  # an illegal step changes nothing, the clock included
+    state.tally.now = max(state.tally.now, at)
     match event:
         case ev.Started():
             state.begun = True
@@ -54,8 +56,6 @@ def step(state: State, event: Event, at: float) -> list[Command]:
         case ev.Superseded():
             state.stood_down = True
             return [ev.StandDown()]
-        case ev.Restored():
-            commands = on_batch_event(state, event)
         case _:
             commands = on_batch_event(state, event)
     if not state.begun:

@@ -44,12 +44,12 @@ _W, _S, _U, _F, _X, _C, _Z = Stage
 
 TABLE: dict[tuple[Stage, type], Row] = {
     (_W, ev.Restored): _row("a parent that takes over reads what became of an attempt", _W, _Z),
-    (_W, ev.Submitted): _row("a parent that takes over adopts a child it finds by key", _F, _X, _C),
+    (_W, ev.Submitted): _row("a parent that takes over adopts a child it finds by key", _F, _C),
     #
     (_S, ev.Submitted): _row("Prefect created it, or had done so before (same key)", _F, _X, _C),
     (_S, ev.SubmissionDeferred): _row("Prefect cannot be reached: nothing was created, try later", _W, _Z),
     (_S, ev.SubmissionLost): _row("the answer was lost: 503, reset or timeout after the request was sent", _U),
-    (_S, ev.SubmissionRefused): _row("deployment deleted, parameters refused", _W, _Z),
+    (_S, ev.SubmissionRefused): _row("deployment deleted, parameters refused", _Z),
     #
     (_U, ev.Submitted): _row("it does exist", _F, _X, _C),
     (_U, ev.SubmissionAbsent): _row("not there, but a creation in progress may still commit: ask again", _U),
