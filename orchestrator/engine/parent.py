@@ -168,7 +168,8 @@ class PrefectGateway:
                 if status_of(error) != 404:
                     raise
         owner = None if run_id is None else UUID(run_id)
-        new = ArtifactCreate(key=key, type="markdown", data=text, flow_run_id=owner)
+        what = "How the job is doing; its report once it is over."
+        new = ArtifactCreate(key=key, type="markdown", description=what, data=text, flow_run_id=owner)
         created = await self._connection.call("create the page", lambda client: client.create_artifact(new))
         self._pages[place] = created.id
 

@@ -96,6 +96,17 @@ class Job:
     def key(self, batch: int, attempt: int) -> str:
         return idempotency_key(self.id, self.nonce, batch, attempt)
 
+    def run_name(self, batch: int, attempt: int = 0) -> str:
+        """What people call the child run of a batch."""
+        again = f" again {attempt}" if attempt else ""
+        return f"{self.deployment_of(batch).flow_name} {batch + 1}/{len(self.batches)}{again}"
+
+    def run_url(self, run: RunId) -> str | None:
+        """A child run's page, beside the parent's; None when that is not known."""
+        if self.url is None or self.page_run is None or not self.url.endswith(self.page_run):
+            return None
+        return self.url.removesuffix(self.page_run) + run
+
     def submission(self, index: int, attempt: int) -> Submission:
         """The child run of an attempt. Reads the job folder when items go by value."""
         batch, deployment = self.batches[index], self.deployment_of(index)
@@ -112,11 +123,10 @@ class Job:
                 batch=batch,
             )
             parameters = {**self.parameters, "batch": reference.to_json()}
-        again = f" again {attempt}" if attempt else ""
         return Submission(
             key=self.key(index, attempt),
             deployment=deployment,
-            name=f"{deployment.flow_name} {index + 1}/{len(self.batches)}{again}",
+            name=self.run_name(index, attempt),
             parameters=parameters,
             tags=(*self.tags, "orchestrator", f"job:{self.id}"),
             job_variables=self.job_variables,

@@ -15,8 +15,9 @@ from orchestrator.core.model import BatchOutcome, StopCause, StopMode, StopRecor
 from orchestrator.core.report import Report, build_report
 from orchestrator.engine.gateway import Gateway
 from orchestrator.errors import ConfigurationError, EngineError, JobConflictError, OrchestratorError
+from orchestrator.reactor.children import Watched
 from orchestrator.reactor.job import Job
-from orchestrator.reactor.page import live_page, report_page
+from orchestrator.reactor.page import Links, live_page, report_page
 from orchestrator.reactor.perform import Io, Performer, in_background
 from orchestrator.reactor.view import JobView, Rate, look, nothing_runs
 from orchestrator.reactor.watch import Watch
@@ -61,6 +62,7 @@ class Reactor:
         )
         self._perform = Performer(job, gateway, self._io, self._events.put_nowait, self._watch.nudge)
         self._rate = Rate()
+        self._children = Watched()
         self._told: set[int] = set()  # batches whose first failure was logged
         self._controls_read = 0
         self._waiting_for: str | None = None
@@ -108,6 +110,7 @@ class Reactor:
 
     async def _play(self, event: ev.Event) -> None:
         at = asyncio.get_running_loop().time() - self._began
+        self._children.see(event, at)
         for command in step(self.state, event, at):
             self._do(command)
         if isinstance(event, (ev.Submitted, ev.RunSeen)):
@@ -130,7 +133,8 @@ class Reactor:
             case ev.Close(batch):
                 self._watch.forget(batch)
                 in_background(self._tasks, self._perform.close(command), self._failed)
-            case ev.Settle(batch, _, outcome, reason):
+            case ev.Settle(batch, attempt, outcome, reason):
+                self._children.settle(batch, attempt, self.state.batches[batch].run, self.state.tally.now)
                 level = logging.DEBUG if outcome is BatchOutcome.COMPLETED else logging.INFO
                 self._log.log(level, "Batch %d %s%s", batch + 1, outcome.value, f": {reason}" if reason else "")
             case ev.TryAgain(batch, attempt, reason):
@@ -140,7 +144,8 @@ class Reactor:
 
     def _write_stop(self, record: StopRecord) -> None:
         """Before anything else, and without giving way: children obey what is written."""
-        self._log.warning("Stopping (%s): %s", record.mode.value, record.reason)
+        how = "child runs may finish" if record.mode is StopMode.DRAIN else "child runs are cancelled"
+        self._log.warning("Stopping (%s): %s", how, record.reason)
         if record.cause is StopCause.TRIPPED:
             in_background(self._tasks, self._emit("tripped", {"reason": record.reason}), self._failed)
         try:
@@ -239,8 +244,12 @@ class Reactor:
         return look(self.state, self._job.id, rate, self._waiting_for)
 
     async def _publish(self) -> None:
-        page = live_page(self._look(), self._job.name, self.state.window, self._job.folder.url)
+        page = live_page(self._look(), self._job.name, self.state.window, self._job.folder.url, self._links())
         await self._publish_text(page)
+
+    def _links(self) -> Links:
+        children = self._children.worth_a_look(self.state)
+        return [(c, self._job.run_name(c.batch, c.attempt), self._job.run_url(c.run)) for c in children]
 
     async def _publish_text(self, page: str) -> None:
         try:
@@ -264,8 +273,9 @@ class Reactor:
         if len(self._told) > SHOWN_FAILURES:
             self._log.warning("Further failures are counted, not shown; the report has them all.")
             return
+        label = f" ({first.key})" if first.key != str(first.index) else ""
         what = f"{first.type}: {first.text}"
-        self._log.warning("Batch %d: item %d (%s) failed: %s", index + 1, first.index, first.key, what)
+        self._log.warning("Batch %d: item %d%s failed: %s", index + 1, first.index, label, what)
 
     # ------------------------------------------------------------------ the end
 
@@ -289,7 +299,7 @@ class Reactor:
             raise JobConflictError(f"job {self._job.id!r} was taken over by another parent run at its end")
         await self._io(self._job.folder.write_report, report.to_json())
         self.report = report
-        await self._publish_text(report_page(report, self.state))
+        await self._publish_text(report_page(report, self.state, self._links()))
         await self._emit("finished", {"verdict": report.verdict.value, "headline": report.headline})
         level = logging.INFO if report.ok else logging.WARNING
         self._log.log(level, "Job %s %s: %s", self._job.id, report.verdict.value, report.headline)

@@ -8,16 +8,28 @@ from collections.abc import Sequence
 from orchestrator.core.machine import State
 from orchestrator.core.model import BatchOutcome, Failure
 from orchestrator.core.report import ErrorCluster, Report
+from orchestrator.reactor.children import Child
 from orchestrator.reactor.view import JobView
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|<>~])")
+Links = Sequence[tuple[Child, str, str | None]]
+"""Child runs to name on the page, each with its name and its own page's address."""
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|<>~&$])")
+_BAR = 20
 
 
 def escape(text: str, limit: int = 300) -> str:
-    """Text from items and errors, made harmless inside markdown: one line, no markup, cut."""
-    flat = " ".join(text.split())
+    """Text from items and errors, made harmless inside markdown: one line, no markup, no link, cut."""
+    flat = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
     cut = flat if len(flat) <= limit else flat[: limit - 1] + "…"
-    return _SPECIAL.sub(r"\\\1", cut).replace("\\<", "&lt;").replace("\\>", "&gt;")
+    plain = _SPECIAL.sub(r"\\\1", cut).replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\&", "&amp;")
+    # What looks like an address becomes a link by itself; entities do not.
+    return plain.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
+
+
+def code(text: str) -> str:
+    """Text as code; as plain text where it holds what ends code."""
+    return escape(text) if "`" in text or not text.isprintable() else f"`{text}`"
 
 
 def duration(seconds: float) -> str:
@@ -31,58 +43,60 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
-def live_page(view: JobView, deployment: str, max_in_flight: int, storage: str) -> str:
+def live_page(view: JobView, deployment: str, max_in_flight: int, storage: str, children: Links = ()) -> str:
     """The page while the job goes on."""
+    done = view.settled / view.total if view.total else 1.0
+    full = int(done * _BAR)
+    # Rounded down: 100 % is said when all are over.
     lines = [
-        f"# Job {escape(view.job_id)}",
+        f"# {view.settled:,} of {view.total:,} items over",
         "",
-        f"Fans out over `{deployment}`, at most {max_in_flight} child runs at once.",
+        f"`{'█' * full}{'░' * (_BAR - full)}` {int(done * 100)} %",
         "",
     ]
     if view.stopping:
         how = "letting child runs finish" if view.draining else "cancelling child runs"
         lines += [f"**Stopping** ({how}): {escape(view.stopping)}", ""]
-    done = view.settled / view.total if view.total else 1.0
-    rate = f"{view.rate:,.1f} items/s" if view.rate is not None else "-"
-    eta = duration(view.eta_seconds) if view.eta_seconds is not None else "-"
-    flying = ", ".join(f"{n} {phase}" for phase, n in sorted(view.in_flight.items())) or "none"
-    lines += [
-        "| items | succeeded | failed | unknown | done | rate | time left | elapsed |",
-        "|---|---|---|---|---|---|---|---|",
-        f"| {view.total:,} | {view.succeeded:,} | {view.failed:,} | {view.unknown:,} | {done:.0%} | {rate} | {eta} "
-        f"| {duration(view.seconds)} |",
-        "",
-        f"Batches: {view.batches_settled:,} of {view.batches_total:,} over. In flight: {flying}.",
-        "",
-    ]
     if view.waiting_for:
         lines += [f"**Waiting:** {escape(view.waiting_for)}", ""]
-    lines += _failures(view.errors, view.first_failure)
-    return "\n".join([*lines, f"Results and failures: `{storage}`"])
-
-
-def report_page(report: Report, state: State | None = None) -> str:
-    """The page once the job is over."""
-    n = report.items
-    title = report.verdict.value if not report.failed_by_rule else "completed, with too many failures"
-    lines = [
-        f"# Job {escape(report.job_id)}: {title}",
+    rate = f"{view.rate:,.1f} items/s" if view.rate is not None else "-"
+    left = duration(view.eta_seconds) if view.eta_seconds is not None else "-"
+    flying = ", ".join(f"{n} {phase}" for phase, n in sorted(view.in_flight.items())) or "none"
+    lines += [
+        "| succeeded | failed | unknown | rate | time left | elapsed |",
+        "|---|---|---|---|---|---|",
+        f"| {view.succeeded:,} | {view.failed:,} | {view.unknown:,} | {rate} | {left} | {duration(view.seconds)} |",
         "",
-        escape(report.headline),
+        f"Batches: {view.batches_settled:,} of {view.batches_total:,} over. Child runs in flight: {flying}, "
+        f"at most {max_in_flight} at once.",
+        "",
+    ]
+    lines += _failures(view.errors, view.first_failure)
+    lines += _links(children)
+    return "\n".join([*lines, *_where(view.job_id, deployment, storage)])
+
+
+def report_page(report: Report, state: State | None = None, children: Links = ()) -> str:
+    """The page once the job is over."""
+    n, over = report.items, report.batches
+    title = "Failed" if report.failed_by_rule else report.verdict.value.capitalize()
+    outcomes = [
+        f"{getattr(over, o.value):,} {o.value.replace('_', ' ')}" for o in BatchOutcome if getattr(over, o.value)
+    ]
+    lines = [
+        f"# {title}: {escape(report.headline)}",
         "",
         "| items | succeeded | failed | unknown | not started |",
         "|---|---|---|---|---|",
         f"| {n.total:,} | {n.succeeded:,} | {n.failed:,} | {n.unknown:,} | {n.not_started:,} |",
         "",
-        "Batches: "
-        + ", ".join(
-            f"{getattr(report.batches, o.value):,} {o.value.replace('_', ' ')}"
-            for o in BatchOutcome
-            if getattr(report.batches, o.value)
-        )
-        + f" of {report.batches.total:,}, at most {report.max_in_flight_seen} at once, in {duration(report.seconds)}.",
-        "",
     ]
+    if outcomes:
+        lines += [
+            f"Batches: {', '.join(outcomes)}, of {over.total:,}. At most {report.max_in_flight_seen} child runs at "
+            f"once, {duration(report.seconds)} in all.",
+            "",
+        ]
     switch = report.kill_switch
     if switch.tripped and switch.clause:
         numbers = ", ".join(f"{escape(k)} = {v:g}" for k, v in switch.at.items())
@@ -90,15 +104,42 @@ def report_page(report: Report, state: State | None = None) -> str:
     lines += _failures(report.errors, switch.first_failure)
     if state is not None:
         lines += _unconfirmed(state)
-    lines += [f"* {escape(note)}" for note in report.notes]
-    return "\n".join([*lines, "", f"Results and failures: `{report.storage}`"])
+    lines += _links(children)
+    lines += [f"* {escape(note)}" for note in report.notes] + ([""] if report.notes else [])
+    if n.total > n.succeeded:
+        left = code(f"job:{report.job_id}?outcome=failed,unknown,not_started")
+        lines += [
+            f"To run what is left, start a job with the items {left}; in the form of the orchestrate deployment: "
+            "*Left by a job*.",
+            "",
+        ]
+    return "\n".join([*lines, *_where(report.job_id, report.deployment, report.storage)])
+
+
+def _where(job_id: str, deployment: str, storage: str) -> list[str]:
+    return [
+        f"Job {code(job_id)} over {code(deployment)}. Its results and failures, item by item: "
+        f"{code(f'orchestrator results {job_id}')}, or the files in {code(storage)}."
+    ]
+
+
+def _links(children: Links) -> list[str]:
+    if not children:
+        return []
+    rows = []
+    for child, name, url in children:
+        label = f"[{escape(name)}]({url})" if url else f"{escape(name)} ({child.run})"
+        took = f", {duration(child.seconds)}" if child.seconds is not None else ""
+        rows.append(f"| {label} | {child.what}{took} |")
+    return ["| child run | why it is named here |", "|---|---|", *rows, ""]
 
 
 def _failures(errors: Sequence[ErrorCluster], first: Failure | None) -> list[str]:
     lines: list[str] = []
     if first is not None:
         what = f"{escape(first.type)}: {escape(first.text)}"
-        lines += [f"**First failure:** item {first.index} ({escape(first.key, 80)}): {what}", ""]
+        label = f" ({escape(first.key, 80)})" if first.key != str(first.index) else ""
+        lines += [f"**First failure:** item {first.index}{label}: {what}", ""]
     if errors:
         lines += ["| error | items | for example |", "|---|---|---|"]
         lines += [f"| {escape(e.type)} | {e.count:,} | {escape(e.example or '-', 120)} |" for e in errors]
