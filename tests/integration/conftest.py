@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +23,8 @@ def work(session_stack: Stack) -> str:
 @pytest.fixture
 def job(stack: Stack, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Watched]:
     """A job named after the test, in a folder of its own; what still runs at the end is cancelled."""
-    name = request.node.name.replace("[", "-").replace("]", "").removeprefix("test_")[-70:].lstrip("_")
-    watched = Watched(stack, tmp_path, name)
+    name = request.node.name.replace("[", "-").replace("]", "").removeprefix("test_")[:60]
+    watched = Watched(stack, tmp_path, f"{name}-{secrets.token_hex(2)}")
     logging.getLogger("orchestrator").setLevel(logging.INFO)
     yield watched
     for run in watched.children():

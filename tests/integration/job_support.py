@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import contextvars
 import datetime
 import json
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import pytest
@@ -28,6 +31,7 @@ from tests.integration import job_flows
 from tests.prefect_stack import POOL
 from tests.support import eventually
 
+T = TypeVar("T")
 HERE = Path(__file__).parent
 MARKS = [
     # Prefect itself leaves a socket open after an async flow, an empty one included (3.8.8).
@@ -237,3 +241,18 @@ def timed(what: str) -> Iterator[None]:
         yield
     finally:
         print(f"{what}: {time.monotonic() - began:.1f} s")
+
+
+def in_background(function: Callable[[], T]) -> Future[T]:
+    """Run in a thread, as a client of the same stack; the test looks on and steps in meanwhile."""
+    future: Future[T] = Future()
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            future.set_result(context.run(function))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
