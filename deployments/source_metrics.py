@@ -23,12 +23,11 @@ _LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tok
            tokenize.ENDMARKER}  # fmt: skip
 
 
-@batch_flow(name="source-metrics")
-def source_metrics(item: str) -> dict[str, Any]:
+def measure(path: str) -> dict[str, Any]:
     """Measure Python source files.
 
     Args:
-        item: Path of one file.
+        path: One file.
 
     Returns:
         Its numbers: lines, lines of code and with comments, functions, classes, deepest nesting, longest function.
@@ -36,15 +35,15 @@ def source_metrics(item: str) -> dict[str, Any]:
     Raises:
         OSError, SyntaxError, UnicodeDecodeError, ValueError: the file cannot be read or is not Python.
     """
-    source = Path(item).read_bytes()
+    source = Path(path).read_bytes()
     with warnings.catch_warnings():  # odd escapes in other people's strings are none of our business
         warnings.simplefilter("ignore")
-        tree = ast.parse(source, filename=item)
+        tree = ast.parse(source, filename=path)
     code, comments = _line_counts(source)
     functions = [node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS)]
     longest = max(functions, key=_length, default=None)
     return {
-        "path": item,
+        "path": path,
         "bytes": len(source),
         "lines": source.count(b"\n") + (not source.endswith(b"\n") and bool(source)),
         "code_lines": code,
@@ -54,6 +53,9 @@ def source_metrics(item: str) -> dict[str, Any]:
         "max_nesting": _nesting(tree),
         "longest_function": {"name": longest.name, "lines": _length(longest)} if longest else None,
     }
+
+
+source_metrics = batch_flow(measure, name="source-metrics")
 
 
 def python_files(limit: int | None = None) -> Iterator[str]:
