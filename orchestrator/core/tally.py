@@ -127,12 +127,12 @@ class Tally:
 
         News counts several items at once: the oldest piece that reaches into the window counts in proportion.
         """
-        left, failed = float(n), 0.0
+        left, failed = n, 0.0
         for settled, bad in reversed(self._recent):
-            share = min(1.0, left / settled)
-            failed += bad * share
-            left -= settled * share
-            if left <= 0:
+            taken = min(left, settled)  # in whole items: shares of one would not always add up to it
+            failed += bad * taken / settled
+            left -= taken
+            if left == 0:
                 return failed / n
         return None
 
