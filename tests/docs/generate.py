@@ -1,0 +1,146 @@
+"""The parts of the pages that are made from the code: `python -m tests.docs.generate` writes them anew.
+
+A part stands between `<!-- generated: name -->` and `<!-- end of generated part -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tests.docs.pages import pages
+
+_PART = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end of generated part -->)", re.DOTALL)
+
+
+def state_diagram() -> str:
+    """The machine's table as a diagram."""
+    from orchestrator.core.machine.table import diagram
+
+    return f"```mermaid\n{diagram()}\n```"
+
+
+def stage_table() -> str:
+    """Each row of the machine's table, with its reason."""
+    from orchestrator.core.machine.table import TABLE, TIMED, Stage
+
+    def names(stages: frozenset[Stage]) -> str:
+        return ", ".join(s.value for s in Stage if s in stages)
+
+    rows = [(s.value, f"`{e.__name__}`", names(row.to), row.why) for (s, e), row in TABLE.items()]
+    rows += [(s.value, "(time or a stop)", names(row.to), row.why) for s, row in TIMED.items()]
+    order = [s.value for s in Stage]
+    rows.sort(key=lambda row: order.index(row[0]))
+    return _table(("stage", "on", "may become", "because"), rows)
+
+
+def settings_table() -> str:
+    """Every setting, its environment variable and default."""
+    from orchestrator.settings import Settings
+
+    prefix = Settings.model_config["env_prefix"]
+    rows = [
+        (f"`{prefix}{name.upper()}`", _default(field.default), str(field.description))
+        for name, field in Settings.model_fields.items()
+    ]
+    return _table(("environment variable", "default", "meaning"), rows)
+
+
+def job_table() -> str:
+    """Every parameter of a job: the form's top fields first, then those of its group `advanced`."""
+    from orchestrator.flows.parent import orchestrate_flow
+    from orchestrator.flows.request import Advanced
+
+    schema: Mapping[str, Any] = orchestrate_flow.parameters.model_dump()["properties"]
+    rows = []
+    for name, field in schema.items():
+        if name == "advanced":
+            continue
+        default = "required" if name in ("deployment", "items") else _default(field.get("default"))
+        rows.append((f"`{name}`", default, str(field["description"])))
+    rows += [
+        (f"`{name}`", _default(field.get_default(call_default_factory=True)), str(field.description))
+        for name, field in Advanced.model_fields.items()
+    ]
+    return _table(("parameter", "default", "meaning"), rows)
+
+
+def command_table() -> str:
+    """Every command and what it is for."""
+    from orchestrator.cli.app import make_app
+
+    app, rows = make_app(), []
+    for name in (n for n in app if not n.startswith("-")):
+        help_text = " ".join((app[name].help or "").split("\n\n")[0].split())
+        rows.append((f"`orchestrator {name}`", help_text))
+    return _table(("command", "what it does"), rows)
+
+
+def verdict_table() -> str:
+    """Every way a job can end, with the parent's state and the exit code."""
+    from orchestrator.core.model import Verdict
+    from orchestrator.core.report import EXIT_CODES, BatchCounts, ItemCounts, KillSwitchReport, Report
+    from orchestrator.flows.parent import final_state
+
+    meaning = {
+        Verdict.COMPLETED: "every batch is over, and `fail_if` does not hold",
+        Verdict.ENOUGH: "`enough_when` became true",
+        Verdict.TRIPPED: "the kill switch tripped",
+        Verdict.CANCELLED: "`orchestrator stop`, Ctrl-C, or the parent run was cancelled",
+        Verdict.FAILED: "it could not go on: deployment deleted, storage gone",
+    }
+
+    def row(verdict: Verdict, by_rule: bool, words: str) -> tuple[str, ...]:
+        n, b = ItemCounts(1, 1, 0, 0, 0), BatchCounts(1, 1, 0, 0, 0, 0, 0)
+        report = Report("job", verdict, by_rule, "", "f/d", 1.0, n, b, KillSwitchReport(None))
+        state = final_state(report)
+        kind = state.type.value.title()
+        shown = f"{kind}, named `{state.name}`" if state.name and state.name != kind else kind
+        return (f"`{verdict.value}`", words, shown, str(report.exit_code))
+
+    rows = [row(verdict, False, meaning[verdict]) for verdict in EXIT_CODES]
+    rows.insert(1, row(Verdict.COMPLETED, True, "every batch is over, and `fail_if` holds (`failed_by_rule`)"))
+    return _table(("verdict", "when", "state of the parent run", "exit code"), rows)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "state-diagram": state_diagram,
+    "stages": stage_table,
+    "settings": settings_table,
+    "job-parameters": job_table,
+    "commands": command_table,
+    "verdicts": verdict_table,
+}
+
+
+def renewed(text: str) -> str:
+    """The page with its generated parts as they should be.
+
+    Raises:
+        KeyError: a part has a name that nothing generates.
+    """
+    return _PART.sub(lambda m: f"{m[1]}{PARTS[m['name']]()}\n{m[3]}", text)
+
+
+def _default(value: object) -> str:
+    if value is None or value in ((), [], {}, ""):
+        return "-"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"`{text}`"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+if __name__ == "__main__":
+    for page in pages():
+        before = page.read_text()
+        if (after := renewed(before)) != before:
+            page.write_text(after)
+            sys.stdout.write(f"wrote {page.name}\n")

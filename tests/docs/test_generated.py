@@ -1,0 +1,58 @@
+"""Parts of the pages that are made from the code are as the code is now."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.docs.generate import PARTS, renewed
+from tests.docs.pages import ROOT, anchors, pages, prose
+
+pytestmark = pytest.mark.docs
+
+INSIDE = ("fence", "lease", "tally", "reactor", "gateway", "epoch")
+"""Words for the code and the architecture page only."""
+
+FOR_USERS = ("README.md", "CHANGELOG.md", "docs/operations.md", "docs/testing.md", "docs/kill-switch.md",
+             "docs/jobs.md", "docs/batch-flows.md")  # fmt: skip
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_generated_parts_are_up_to_date(page: object) -> None:
+    from pathlib import Path
+
+    assert isinstance(page, Path)
+    assert renewed(page.read_text()) == page.read_text(), "run `python -m tests.docs.generate`"
+
+
+def test_every_generated_part_stands_on_a_page() -> None:
+    text = "".join(page.read_text() for page in pages())
+    for name in PARTS:
+        assert text.count(f"<!-- generated: {name} -->") == 1, name
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [*pages(), ROOT / "CHANGELOG.md"]:
+        for target in re.findall(r"!?\[[^\]]*\]\(([^)\s]+)\)", prose(page)):
+            if target.startswith(("http://", "https://")):
+                continue
+            path, _, anchor = target.partition("#")
+            file = (page.parent / path).resolve() if path else page
+            assert file.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(file), f"{page.name}: {target} names no heading of {file.name}"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("name", FOR_USERS)
+def test_pages_for_users_speak_their_words(name: str) -> None:
+    """Names of settings and files may hold them; sentences may not."""
+    if not (ROOT / name).exists():
+        pytest.skip("not written yet")
+    text = re.sub(r"`[^`\n]+`", "", prose(ROOT / name))
+    for word in INSIDE:
+        assert not re.search(rf"\b{word}s?\b", text, re.IGNORECASE), f"{name} says {word!r}"
+    assert not re.search(r"\b(subflow|chunk|abort|flip)s?\b", text, re.IGNORECASE)
