@@ -37,6 +37,7 @@ Items = Annotated[
         "Path or URL (.txt .csv .json .jsonl .parquet), `glob:PATTERN`, `range:A:B`, `python:MODULE:CALLABLE`, "
         "`job:ID?outcome=failed`, `results:ID`, or `-` for JSON Lines on stdin.",
         group=JOB,
+        allow_leading_hyphen=True,
     ),
 ]
 JobId = Annotated[

@@ -58,7 +58,9 @@ def deployment_of(text: str | None) -> str | dict[str, str]:
         ConfigurationError: it is missing, or looks like JSON and is not a mapping of texts.
     """
     if not text:
-        raise ConfigurationError("is needed: --deployment flow-name/deployment-name", field="deployment")
+        raise ConfigurationError(
+            "name the batch deployment: --deployment flow-name/deployment-name", field="deployment"
+        )
     if not text.lstrip().startswith("{"):
         return text
     try:
@@ -118,14 +120,15 @@ def request_of(flags: JobFlags) -> dict[str, Any]:
     Raises:
         ConfigurationError: deployment or items are missing, or a `--param` is malformed.
     """
+    deployment = deployment_of(flags.deployment)
     if not flags.items:
-        raise ConfigurationError("is needed: --items names what to work on, e.g. a file", field="items")
+        raise ConfigurationError("name what to work on: --items FILE, for instance", field="items")
     request: dict[str, Any] = {
         name: value
         for name in flags.__dataclass_fields__
         if (value := getattr(flags, name)) is not None and name not in ("param", "tag", "deployment")
     }
-    request["deployment"] = deployment_of(flags.deployment)
+    request["deployment"] = deployment
     if flags.param:
         request["parameters"] = parameters_of(flags.param)
     if flags.tag:
