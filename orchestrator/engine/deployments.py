@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -12,6 +13,7 @@ from prefect.client.schemas.objects import WorkPool, WorkQueue
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
+from orchestrator.core.model import BatchReference
 from orchestrator.engine.connection import Connection
 from orchestrator.engine.gateway import Capacity, Deployment
 from orchestrator.errors import DeploymentNotFoundError
@@ -48,8 +50,14 @@ async def find_deployment(connection: Connection, name: str) -> Deployment:
         parameter_schema=schema,
         enforces_schema=found.enforce_parameter_schema,
         concurrency_limit=limit.limit if limit is not None and limit.active else None,
-        is_batch_flow="batch" in (schema.get("properties") or {}),
+        is_batch_flow=_takes_a_reference(schema),
     )
+
+
+def _takes_a_reference(schema: Mapping[str, Any]) -> bool:
+    """A flow of somebody else may well have a parameter named `batch`: what counts is that it takes our reference."""
+    named = (schema.get("properties") or {}).get("batch")
+    return named is not None and BatchReference.__name__ in (schema.get("definitions") or {})
 
 
 async def _read(client: PrefectClient, name: str) -> DeploymentResponse:
