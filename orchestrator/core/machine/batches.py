@@ -114,7 +114,7 @@ def _refused(state: State, batch: BatchState, event: ev.SubmissionRefused) -> li
         return []
     state.move(batch, Stage.WAITING)
     commands = give_back(state, batch)
-    reason = f"Prefect refused a child run of batch {batch.index + 1}: {event.reason}"
+    reason = f"the child run of batch {batch.index + 1} cannot be created: {event.reason}"
     return [*commands, *stop(state, StopRecord(StopMode.CANCEL, StopCause.FAILED, reason, "parent run"))]
 
 
@@ -196,7 +196,10 @@ def _decide(state: State, batch: BatchState, reading: Reading) -> list[Command]:
         none_succeeded = count > 0 and reading.counts.succeeded == 0
         return settle(state, batch, BatchOutcome.FAILED if none_succeeded else BatchOutcome.COMPLETED, "")
     if batch.unconfirmed:
-        return settle(state, batch, BatchOutcome.UNCONFIRMED, f"not seen to end, last seen {_where(batch)}")
+        last = f"not seen to end, last seen {_where(batch)}"
+        if batch.run is not None:
+            state.note(f"the child run of batch {batch.index + 1} was {last}: run {batch.run}")
+        return settle(state, batch, BatchOutcome.UNCONFIRMED, last)
     if batch.giving_up is not None:
         return _try_again(state, batch, batch.giving_up)
     if reading.reason is EndReason.STOPPED:
