@@ -11,11 +11,11 @@ from orchestrator.cli.jobs import storage_root
 from orchestrator.engine.admin import Admin, Pool, Server, fastapi_problem, open_admin
 from orchestrator.engine.gateway import Deployment
 from orchestrator.errors import ConfigurationError
+from orchestrator.flows.plan import SQLITE_IN_FLIGHT
 from orchestrator.settings import Settings
 from orchestrator.store import is_local, open_store, probe
 
 TRIED = "3.8"  # the Prefect series that the tests cover
-SQLITE_COMFORT = 16  # child runs at once that a server on SQLite serves without delays, measured on two cores
 
 
 @dataclass
@@ -103,13 +103,13 @@ def _server(found: Findings, server: Server, max_in_flight: int) -> None:
             f"Prefect {server.client_version} here and {server.version} on the server: use one version everywhere"
         )
     if server.database == "sqlite":
-        if max_in_flight > SQLITE_COMFORT:
+        if max_in_flight > SQLITE_IN_FLIGHT:
             found.tight(
-                f"the server's database is SQLite, which delays with more than {SQLITE_COMFORT} child runs at once "
-                f"({max_in_flight} wanted): use PostgreSQL, or --max-in-flight {SQLITE_COMFORT}"
+                f"the server's database is SQLite, which delays with more than {SQLITE_IN_FLIGHT} child runs at once "
+                f"({max_in_flight} wanted): use PostgreSQL, or --max-in-flight {SQLITE_IN_FLIGHT}"
             )
         else:
-            found.ok(f"its database is SQLite: fine up to about {SQLITE_COMFORT} child runs at once")
+            found.ok(f"its database is SQLite: fine up to about {SQLITE_IN_FLIGHT} child runs at once")
     elif server.database:
         found.ok(f"its database is {server.database}")
     if server.cancelling_timeout_seconds is not None and server.cancelling_timeout_seconds < 60:

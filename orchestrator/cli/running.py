@@ -22,7 +22,7 @@ from orchestrator.errors import ConfigurationError, JobNotFoundError, Orchestrat
 from orchestrator.store import JobFolder, check_job_id, job_folder_url
 
 if TYPE_CHECKING:
-    from orchestrator.cli.planning import Plan
+    from orchestrator.flows.plan import Plan
 
 T = TypeVar("T")
 
@@ -147,7 +147,7 @@ def run(*, flags: JobFlags = JobFlags(), detach: Detach = False, json: Json = Fa
     request = request_of(flags)
     request["job_id"] = job_id = check_job_id(flags.job_id) if flags.job_id else new_job_id()
     if detach:
-        from orchestrator.cli.planning import start_detached
+        from orchestrator.cli.detaching import start_detached
 
         started = start_detached(request)
         if json:
@@ -197,11 +197,28 @@ def watched(job_id: str, storage: str | None, work: Callable[[LiveProgress], Rep
 
 def plan(*, flags: JobFlags = JobFlags(), json: Json = False) -> int:  # noqa: B008 - frozen
     """What `run` with the same flags would do: batches, sizes, requests, and what is tight. Creates nothing."""
-    from orchestrator.cli.planning import make_plan
+    from orchestrator.flows.call import plan_sync
 
-    found: Plan = make_plan(request_of(flags))
+    found = plan_sync(**request_of(flags))
     if json:
         give_json(found.to_json())
     else:
-        give(found.text())
+        give(_plan_text(found, flags.max_in_flight))
     return 0
+
+
+def _plan_text(found: Plan, wanted: int | None) -> str:
+    sizes = f"{found.smallest:,}" if found.smallest == found.largest else f"{found.smallest:,} to {found.largest:,}"
+    less = f" (of {wanted:,} asked for)" if wanted is not None and found.max_in_flight < wanted else ""
+    parents, children = found.api_requests
+    rows = [
+        ("deployment", found.deployment),
+        ("items", f"{found.items:,} ({found.bytes:,} bytes as JSON)"),
+        ("batches", f"{found.batches:,} of {sizes} items, the largest of {found.largest_bytes:,} bytes"),
+        ("at once", f"{found.max_in_flight:,} child runs{less}, so about {found.waves:,} one after another"),
+        ("requests", f"about {children:,} by child runs, {parents:,} for them, and at most 60 a minute for watching"),
+        ("kill switch", found.kill_switch or "none"),
+        ("storage", found.storage),
+        *(("note", line) for line in found.warnings),
+    ]
+    return "\n".join([*(f"{name:<12} {value}" for name, value in rows), "Nothing was created."])

@@ -343,7 +343,7 @@ class Stack:
                 raise StackError(f"the Prefect server ended at its start ({log}):\n{_tail(log, log_begin)}")
             try:
                 # Healthy is not enough: on a port that somebody else took meanwhile, theirs would answer.
-                return self.request("GET", "/admin/settings")["home"] == str(self.home)
+                return bool(self.request("GET", "/admin/settings")["home"] == str(self.home))
             except StackError:
                 return False
 
