@@ -207,10 +207,15 @@ class JobFolder:
     def read_controls(self, after: int = 0) -> list[tuple[int, dict[str, Any]]]:
         """The wishes with a number above `after`, in order. One small read when there is none."""
         found: list[tuple[int, dict[str, Any]]] = []
-        while (data := self._object(layout.control(after + 1))) is not None:
+        while True:
+            try:
+                data = self._object(layout.control(after + 1))
+            except StorageError:
+                data = {}  # one that cannot be understood changes nothing, and hides none that come later
+            if data is None:
+                return found
             after += 1
             found.append((after, data))
-        return found
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """The job's report; settling again writes the same."""
