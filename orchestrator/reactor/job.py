@@ -29,7 +29,7 @@ class Times:
     fence: float = 2.0
     page: float = 6.0
     log: float = 30.0
-    store_patience: float = 120.0
+    store_patience: float = 600.0
 
 
 @dataclass(frozen=True)

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from orchestrator.core.killswitch import parse
 from orchestrator.core.machine import State, step
 from orchestrator.core.machine import events as ev
 from orchestrator.core.machine.table import Stage
 from orchestrator.core.model import BatchOutcome, StopCause, StopMode, StopRecord, Verdict
 from orchestrator.core.report import Report, build_report
 from orchestrator.engine.gateway import Gateway
-from orchestrator.errors import ConfigurationError, EngineError, JobConflictError, OrchestratorError
+from orchestrator.errors import JobConflictError, OrchestratorError, StoreUnavailableError
 from orchestrator.reactor.children import Watched
 from orchestrator.reactor.job import Job
+from orchestrator.reactor.notices import Notices
 from orchestrator.reactor.page import Links, live_page, report_page
 from orchestrator.reactor.perform import Io, Performer, in_background
 from orchestrator.reactor.view import JobView, Rate, look, nothing_runs
 from orchestrator.reactor.watch import Watch
 
+T = TypeVar("T")
 TICK_SECONDS = 1.0
 SHOWN_FAILURES = 20
+REPORT_PATIENCE_SECONDS = 120.0
+AWAY = "Prefect's API does not answer; the job goes on once it does"
 WAITING_SECONDS = 10.0  # so long a start may take before somebody asks what holds it up
 
 
@@ -60,11 +64,13 @@ class Reactor:
         self._watch = Watch(
             self.state, gateway, self._events.put_nowait, poll_seconds=job.times.poll, max_waits=max_waits
         )
-        self._perform = Performer(job, gateway, self._io, self._events.put_nowait, self._watch.nudge)
+        self._perform = Performer(
+            job, gateway, self._io, self._events.put_nowait, self._watch.nudge, lambda: self.state.stop is not None
+        )
+        self._notices = Notices(job, self.state, self._io)
         self._rate = Rate()
         self._children = Watched()
         self._told: set[int] = set()  # batches whose first failure was logged
-        self._controls_read = 0
         self._waiting_for: str | None = None
         self._waiting_since: float | None = None
         self._error: BaseException | None = None
@@ -82,11 +88,22 @@ class Reactor:
         Raises:
             JobConflictError: another parent took the job over meanwhile; nothing was touched since.
         """
-        loop = asyncio.get_running_loop()
-        self._began = loop.time()
+        self._began = asyncio.get_running_loop().time()
+        try:
+            await self._begin()
+            while not self.state.is_over:
+                await self._play(await self._events.get())
+                if self._error is not None:
+                    raise self._error
+            return await self._finish()
+        finally:
+            await self._close()
+
+    async def _begin(self) -> None:
         for event in self._restored:
             await self._play(event)
-        await self._look_at_folder()
+        for event in await self._with_patience(self._notices.read):
+            self.post(event)
         self._log.info(
             "Job %s: %d items in %d batches over %s, at most %d child runs at once.",
             self._job.id, self.state.tally.total, len(self._job.batches), self._job.name, self.state.window,
@@ -96,17 +113,22 @@ class Reactor:
         await self._emit("started", {"items": self.state.tally.total, "batches": len(self._job.batches)})
         for work in (self._watch.run(), self._tick(), self._read_folder(), self._show()):
             in_background(self._tasks, work, self._failed)
-        try:
-            while not self._events.empty():  # a stop that is already written comes before the first child
-                await self._play(self._events.get_nowait())
-            await self._play(ev.Started())
-            while not self.state.is_over:
-                await self._play(await self._events.get())
-                if self._error is not None:
-                    raise self._error
-            return await self._finish()
-        finally:
-            await self._close()
+        while not self._events.empty():  # a stop that is already written comes before the first child
+            await self._play(self._events.get_nowait())
+        await self._play(ev.Started())
+
+    async def _with_patience(self, work: Callable[[], Awaitable[T]], seconds: float = 60.0) -> T:
+        """Do what needs the job folder, again and again while it is away; its error once the time is up."""
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + seconds, 0.2
+        while True:
+            try:
+                return await work()
+            except StoreUnavailableError:
+                if loop.time() + pause > deadline:
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
 
     async def _play(self, event: ev.Event) -> None:
         at = asyncio.get_running_loop().time() - self._began
@@ -173,31 +195,25 @@ class Reactor:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self.post(ev.Ticked())
-            if self._on_view is not None:
-                self._on_view(self._look())
+            self._tell_view()
+
+    def _tell_view(self) -> None:
+        if self._on_view is None:
+            return
+        try:
+            self._on_view(self._look())
+        except Exception as e:  # noqa: BLE001 - the caller's own code: no reason to end a job
+            self._on_view = None
+            self._log.warning("on_progress raised %s: %s. It is not called any more.", type(e).__name__, e)
 
     async def _read_folder(self) -> None:
         while True:
             await asyncio.sleep(self._job.times.fence)
             try:
-                await self._look_at_folder()
+                for event in await self._notices.read():
+                    self.post(event)
             except (OrchestratorError, OSError) as e:
                 self._log.debug("The job folder cannot be read now: %s", e)
-
-    async def _look_at_folder(self) -> None:
-        """Stops and controls that others wrote, and whether another parent took over."""
-        folder = self._job.folder
-        if await self._io(folder.is_superseded, self._job.epoch):
-            self.post(ev.Superseded())
-            return
-        if (record := await self._io(folder.read_stop)) is not None and not self._knows(record):
-            self.post(ev.StopRequested(record, written=True))
-        for number, control in await self._io(folder.read_controls, self._controls_read):
-            self._controls_read = number
-            self.post(_control(control))
-
-    def _knows(self, record: StopRecord) -> bool:
-        return self.state.stop is not None and (self.state.cancelling or record.mode is StopMode.DRAIN)
 
     async def _show(self) -> None:
         """Renew the page and say how it goes."""
@@ -205,7 +221,10 @@ class Reactor:
         logged = loop.time()
         while True:
             await asyncio.sleep(self._job.times.page)
-            await self._find_what_it_waits_for()
+            try:
+                await self._find_what_it_waits_for()
+            except Exception as e:  # noqa: BLE001 - for people only: whatever is wrong with it, the job goes on
+                self._log.debug("What the job waits for cannot be told now: %s", e)
             await self._publish()
             if loop.time() - logged >= self._job.times.log:
                 logged = loop.time()
@@ -217,18 +236,20 @@ class Reactor:
                 )  # fmt: skip
 
     async def _find_what_it_waits_for(self) -> None:
+        now = asyncio.get_running_loop().time()
         if self._watch.unreachable_since is not None:
-            self._waiting_for = "Prefect's API does not answer; the job goes on once it does"
-        elif not nothing_runs(self.state):
+            self._waiting_for = AWAY
+            return
+        if self._waiting_for == AWAY:
+            self._waiting_for = None
+        if not nothing_runs(self.state):
             self._waiting_for, self._waiting_since = None, None
         elif self._waiting_since is None:
-            self._waiting_since = asyncio.get_running_loop().time()
-        elif self._waiting_for is None and asyncio.get_running_loop().time() - self._waiting_since >= WAITING_SECONDS:
-            try:
-                # Asked once per time of waiting: the answer is for people, and requests are counted.
-                capacity = await self._gateway.capacity(next(iter(self._job.deployments.values())))
-            except EngineError:
-                return
+            self._waiting_since = now
+        elif self._waiting_for is None and now - self._waiting_since >= WAITING_SECONDS:
+            # Asked once per time of waiting: the answer is for people, and requests are counted.
+            deployment = next(iter(self._job.deployments.values()))
+            capacity = await self._gateway.capacity(deployment, self._job.work_queue_name)
             if capacity.pool_paused:
                 self._waiting_for = "the work pool or its queue is paused"
             elif capacity.workers_online == 0:
@@ -244,17 +265,18 @@ class Reactor:
         return look(self.state, self._job.id, rate, self._waiting_for)
 
     async def _publish(self) -> None:
-        page = live_page(self._look(), self._job.name, self.state.window, self._job.folder.url, self._links())
-        await self._publish_text(page)
+        await self._publish_text(
+            lambda: live_page(self._look(), self._job.name, self.state.window, self._job.folder.url, self._links())
+        )
 
     def _links(self) -> Links:
         children = self._children.worth_a_look(self.state)
         return [(c, self._job.run_name(c.batch, c.attempt), self._job.run_url(c.run)) for c in children]
 
-    async def _publish_text(self, page: str) -> None:
+    async def _publish_text(self, page: Callable[[], str]) -> None:
         try:
-            await self._gateway.publish_page(self._job.page_run, _page_key(self._job.id), page)
-        except EngineError as e:
+            await self._gateway.publish_page(self._job.page_run, _page_key(self._job.id), page())
+        except Exception as e:  # noqa: BLE001 - for people only: whatever is wrong with it, the job goes on
             self._log.debug("The page cannot be renewed now: %s", e)
 
     async def _emit(self, event: str, payload: dict[str, Any]) -> None:
@@ -295,23 +317,35 @@ class Reactor:
             storage=self._job.folder.url,
             url=self._job.url,
         )
-        if await self._io(self._job.folder.is_superseded, self._job.epoch):
-            raise JobConflictError(f"job {self._job.id!r} was taken over by another parent run at its end")
-        await self._io(self._job.folder.write_report, report.to_json())
-        self.report = report
-        await self._publish_text(report_page(report, self.state, self._links()))
+        self.report = report = await self._write_report(report)
+        await self._publish_text(lambda: report_page(report, self.state, self._links()))
         await self._emit("finished", {"verdict": report.verdict.value, "headline": report.headline})
         level = logging.INFO if report.ok else logging.WARNING
         self._log.log(level, "Job %s %s: %s", self._job.id, report.verdict.value, report.headline)
-        if self._on_view is not None:
-            self._on_view(self._look())
+        self._tell_view()
+        return report
+
+    async def _write_report(self, report: Report) -> Report:
+        """Into the job folder; where that cannot be done, the report says so, and a later parent writes it."""
+
+        async def write() -> None:
+            if await self._io(self._job.folder.is_superseded, self._job.epoch):
+                raise JobConflictError(f"job {self._job.id!r} was taken over by another parent run at its end")
+            await self._io(self._job.folder.write_report, report.to_json())
+
+        try:
+            await self._with_patience(write, REPORT_PATIENCE_SECONDS)
+        except StoreUnavailableError as e:
+            self._log.error("The report could not be written: %s", e)
+            note = f"the report could not be written: {e}; `orchestrator resume {self._job.id}` writes it"
+            return replace(report, notes=(*report.notes, note))
         return report
 
     async def _last_answers(self) -> None:
         """A creation still in the air may yet come down: if it does, its child is cancelled."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + 5.0
-        while self._creating and loop.time() < deadline:
+        while (self._creating or not self._events.empty()) and loop.time() < deadline:
             try:
                 await self._play(await asyncio.wait_for(self._events.get(), 0.5))
             except TimeoutError:
@@ -324,20 +358,6 @@ class Reactor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._io.close()
-
-
-def _control(data: dict[str, Any]) -> ev.Event:
-    """An operator's control as an event; one that makes no sense changes nothing."""
-    window, paused, switch = data.get("max_in_flight"), data.get("paused"), data.get("kill_switch")
-    try:
-        parsed = parse(switch) if isinstance(switch, str) else None
-    except ConfigurationError:
-        parsed = None
-    return ev.ControlChanged(
-        max_in_flight=window if isinstance(window, int) and 1 <= window <= 1000 else None,
-        paused=paused if isinstance(paused, bool) else None,
-        kill_switch=parsed,
-    )
 
 
 def _page_key(job_id: str) -> str:

@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from orchestrator.core.machine import events as ev
-from orchestrator.core.model import Failure, ItemOutcome, Phase, Reading, RunId
+from orchestrator.core.model import EndReason, Failure, ItemOutcome, Phase, Reading, RunId
 from orchestrator.engine.gateway import CancelReply, Gateway
 from orchestrator.errors import (
     EngineError,
     OrchestratorError,
+    StorageError,
     SubmissionRefusedError,
     SubmissionUnknownError,
 )
@@ -22,6 +23,9 @@ from orchestrator.reactor.job import Job
 P = ParamSpec("P")
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+DAMAGED_SECONDS = 10.0  # how long a job folder that cannot be understood is read again
+STOPPING_SECONDS = 30.0  # and one that is away, once the job stops
 
 
 class Io:
@@ -46,12 +50,20 @@ class Performer:
     Args:
         post: Takes the events that come of it.
         nudge: Called when reading the children now would show something new.
+        stopping: Whether the job stops: then a job folder that is away is not waited for so long.
     """
 
     def __init__(
-        self, job: Job, gateway: Gateway, io: Io, post: Callable[[ev.Event], None], nudge: Callable[[], None]
+        self,
+        job: Job,
+        gateway: Gateway,
+        io: Io,
+        post: Callable[[ev.Event], None],
+        nudge: Callable[[], None],
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._job, self._gateway, self._io, self._post, self._nudge = job, gateway, io, post, nudge
+        self._stopping = stopping
 
     async def submit(self, command: ev.Submit) -> None:
         batch, attempt = command.batch, command.attempt
@@ -65,6 +77,9 @@ class Performer:
         except EngineError as e:
             logger.debug("Batch %d cannot be submitted now: %s", batch + 1, e)
             self._post(ev.SubmissionDeferred(batch, attempt))
+        except OrchestratorError as e:
+            # Items that go by value are read here: staged items that are gone come back with no retry.
+            self._post(ev.SubmissionRefused(batch, attempt, str(e)))
         else:
             self._post(ev.Submitted(batch, attempt, run.id, run.phase, run.started))
 
@@ -101,20 +116,29 @@ class Performer:
         """Read what the ledger says; tried again while the job folder is away, for a bounded time."""
         batch, attempt = command.batch, command.attempt
         loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + self._job.times.store_patience, 0.2
+        began, pause = loop.time(), 0.2
         while True:
             try:
                 reading = await self._io(self._read, batch, attempt, command.phase)
+                stop = await self._io(self._job.folder.read_stop) if reading.reason is EndReason.STOPPED else None
             except (OrchestratorError, OSError) as e:
-                if loop.time() >= deadline:
+                if loop.time() - began >= self._patience(e):
                     self._post(ev.CloseFailed(batch, attempt, str(e)))
                     return
                 logger.debug("The outcomes of batch %d cannot be read now: %s", batch + 1, e)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
             else:
+                if stop is not None:  # the child saw it first: without it, a batch that was stopped would go on
+                    self._post(ev.StopRequested(stop, written=True))
                 self._post(ev.Closed(batch, attempt, reading))
                 return
+
+    def _patience(self, error: Exception) -> float:
+        times = self._job.times
+        if isinstance(error, StorageError):  # something else than what was written there: that does not pass
+            return min(DAMAGED_SECONDS, times.store_patience)
+        return min(STOPPING_SECONDS, times.store_patience) if self._stopping() else times.store_patience
 
     def _read(self, batch: int, attempt: int, phase: Phase | None) -> Reading:
         return read_attempt(self._job, batch, attempt, phase)
