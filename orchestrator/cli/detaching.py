@@ -73,11 +73,7 @@ async def _start_parent(
     settings: Settings, parent: Deployment, prepared: Prepared, root: str, deployment: str | dict[str, str]
 ) -> Any:
     job_id = prepared.job.id
-    parameters = {
-        "deployment": deployment,
-        "items": {"kind": "staged"},
-        "advanced": {"job_id": job_id, "storage": root},
-    }
+    parameters = {"deployment": deployment, "items": {"resume": job_id}, "advanced": {"storage": root}}
     async with open_admin(settings.masked_env) as admin:
         try:
             return (await admin.trigger(parent, parameters, name=f"job {job_id}")).id
