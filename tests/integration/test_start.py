@@ -1,0 +1,112 @@
+"""A child's process looks at its own run first: one that was cancelled while Pending finalises itself at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.stack import Stack
+from tests.support import eventually
+
+SLOW_TO_LOAD = """
+import time
+from pathlib import Path
+Path({mark!r}).write_text("loading")
+time.sleep(3)
+from prefect import flow
+
+@flow
+def slow_to_load():
+    Path({mark!r}).write_text("ran")
+"""
+
+
+@pytest.fixture
+def deployment(session_stack: Stack, tmp_path: Path) -> tuple[str, Path]:
+    """A deployment (without a pool: the test itself is the worker) of a flow whose module takes long to load."""
+    mark = tmp_path / "mark"
+    (tmp_path / "slow.py").write_text(SLOW_TO_LOAD.format(mark=str(mark)))
+    flow = session_stack.request("POST", "/flows/", {"name": "slow-to-load"})
+    entry = {
+        "name": f"start-{tmp_path.name}",
+        "flow_id": flow["id"],
+        "entrypoint": "slow.py:slow_to_load",
+        "path": str(tmp_path),
+        "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(tmp_path)}}],
+    }
+    return session_stack.request("POST", "/deployments/", entry)["id"], mark
+
+
+def pending_run(stack: Stack, deployment: str) -> str:
+    run = stack.request("POST", f"/deployments/{deployment}/create_flow_run", {})
+    set_state(stack, run["id"], "PENDING")
+    return str(run["id"])
+
+
+def set_state(stack: Stack, run: str, kind: str) -> None:
+    stack.request("POST", f"/flow_runs/{run}/set_state", {"state": {"type": kind}, "force": False})
+
+
+def state(stack: Stack, run: str) -> str:
+    return str(stack.request("GET", f"/flow_runs/{run}")["state"]["type"])
+
+
+def started(stack: Stack, run: str, **options: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, **stack.environment, "PREFECT__FLOW_RUN_ID": run}
+    return subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.start"], env=environment, text=True, stderr=subprocess.PIPE, **options
+    )
+
+
+def test_a_run_cancelled_while_pending_ends_as_cancelled_and_loads_nothing(
+    session_stack: Stack, deployment: tuple[str, Path]
+):
+    run = pending_run(session_stack, deployment[0])
+    set_state(session_stack, run, "CANCELLING")
+    process = started(session_stack, run)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert state(session_stack, run) == "CANCELLED"
+    assert not deployment[1].exists()
+
+
+def test_a_run_cancelled_while_its_flow_is_loaded_ends_as_cancelled(session_stack: Stack, deployment: tuple[str, Path]):
+    run = pending_run(session_stack, deployment[0])
+    process = started(session_stack, run)
+    eventually(deployment[1].exists, 60, "the flow's module is being loaded")
+    set_state(session_stack, run, "CANCELLING")
+    process.communicate(timeout=60)
+    assert state(session_stack, run) == "CANCELLED"
+    assert deployment[1].read_text() == "loading"
+
+
+def test_a_run_that_was_cancelled_before_does_not_come_back_to_life(session_stack: Stack, deployment: tuple[str, Path]):
+    run = pending_run(session_stack, deployment[0])
+    set_state(session_stack, run, "CANCELLED")
+    process = started(session_stack, run)
+    process.communicate(timeout=60)
+    assert state(session_stack, run) == "CANCELLED"
+    assert not deployment[1].exists()
+
+
+def test_any_other_run_runs_as_always(session_stack: Stack, deployment: tuple[str, Path]):
+    run = pending_run(session_stack, deployment[0])
+    process = started(session_stack, run)
+    process.communicate(timeout=90)
+    assert process.returncode == 0
+    assert state(session_stack, run) == "COMPLETED"
+    assert deployment[1].read_text() == "ran"
+
+
+def test_without_an_api_prefects_engine_is_asked_as_always(tmp_path: Path):
+    environment = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT__FLOW_RUN_ID": "not-an-id"}
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.start"], env=environment, capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode != 0
+    assert "could not be looked at" in done.stderr
