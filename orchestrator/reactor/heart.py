@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 
-from orchestrator.errors import OrchestratorError
 from orchestrator.store import JobFolder
 from orchestrator.store.records import OnLoss
 
@@ -43,6 +42,6 @@ class Heart:
         while not self._stop.wait(self._beat):
             try:
                 self.beat()
-            except (OrchestratorError, OSError) as e:
+            except Exception as e:  # noqa: BLE001 - a thread that dies of a surprise would end every child run
                 # Children count an unreadable folder as silence: nothing to do but go on trying.
                 logger.debug("The sign of life could not be written: %s", e)
