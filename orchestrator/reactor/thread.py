@@ -19,7 +19,7 @@ from orchestrator.core.machine import events as ev
 from orchestrator.core.model import StopRecord
 from orchestrator.core.report import Report
 from orchestrator.engine.gateway import Gateway
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import InternalError, OrchestratorError
 from orchestrator.reactor.heart import Heart
 from orchestrator.reactor.job import Job
 from orchestrator.reactor.loop import Reactor, failed_stop
@@ -107,15 +107,17 @@ class JobThread:
                 return await reactor.run()
             finally:
                 await gateway.close()
-        except OrchestratorError:
-            raise
         except Exception as e:
-            # An error of ours: nobody will watch the children any more, so they must end by themselves.
-            self._log.error("The job ends by an error of its own: %s: %s", type(e).__name__, e)
-            try:
-                self._job.folder.request_stop(failed_stop(f"the parent run failed: {type(e).__name__}"))
-            except (OrchestratorError, OSError) as unwritten:
-                self._log.error("The stop could not be written: %s", unwritten)
+            if not isinstance(e, OrchestratorError) or isinstance(e, InternalError):
+                self._leave_stop(e)
             raise
         finally:
             self._heart.stop()
+
+    def _leave_stop(self, error: Exception) -> None:
+        """An error of ours: nobody will watch the children any more, so they must end by themselves."""
+        self._log.error("The job ends by an error of its own: %s: %s", type(error).__name__, error)
+        try:
+            self._job.folder.request_stop(failed_stop(f"the parent run failed: {type(error).__name__}"))
+        except (OrchestratorError, OSError) as unwritten:
+            self._log.error("The stop could not be written: %s", unwritten)
