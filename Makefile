@@ -3,7 +3,7 @@
 #   make demo    see it work: a Prefect of its own, the demo job, the report       (ARGS="--trip", ARGS="--keep")
 #   make test    lint, types, import rules, all tests                              (ARGS="-k words" narrows the tests)
 #   make lint    the first three of these
-#   make bench   measurements, as printed in benchmarks/README.md
+#   make bench   measurements, as printed in benchmarks/README.md                  (NAME=window for one of them)
 #   make chaos   faults on a real stack
 #   make lock    resolve the lock files anew
 #   make clean   remove .venv and caches
@@ -18,6 +18,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 ARGS ?=
+NAME := # not from the environment
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -35,7 +36,7 @@ lint: .venv/.dev
 	@$(BIN)/lint-imports
 
 bench: .venv/.dev
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@$(BIN)/python -m benchmarks $(NAME) $(ARGS)
 
 chaos: .venv/.dev
 	@$(BIN)/python -m pytest --durations=15 tests/chaos $(ARGS)
