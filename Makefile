@@ -58,14 +58,14 @@ endef
 # The development lock holds everything of the other one, at the same versions.
 .venv/.run: requirements.lock pyproject.toml | .venv/bin/pip
 	@echo "installing from requirements.lock (about a minute, once)" >&2
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
 .venv/.dev: requirements-dev.lock pyproject.toml | .venv/bin/pip
 	@echo "installing from requirements-dev.lock (one or two minutes, once)" >&2
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch .venv/.run $@
 
 # Hashes and no index lines: a lock file installs from whatever index the machine is set up with.
@@ -75,7 +75,7 @@ lock: export UV_NO_PROGRESS=1
 lock: BIN = .cache/uv/bin
 lock:
 	@$(FIND_PYTHON)
-	@test -x $(BIN)/uv || { $(PYTHON) -m venv .cache/uv && $(BIN)/pip install --quiet --disable-pip-version-check uv; }
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv .cache/uv && $(BIN)/pip install -qq --disable-pip-version-check uv; }
 	@$(UV_COMPILE) --group dev --output-file requirements-dev.lock
 	@$(UV_COMPILE) --group build --constraint requirements-dev.lock --output-file requirements.lock
 	@! grep -nE '://|^-' requirements.lock requirements-dev.lock || { echo "error: a lock file names an index" >&2; exit 1; }
