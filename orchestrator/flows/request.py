@@ -6,6 +6,7 @@ before anything is looked up.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ def _plain_fields(schema: dict[str, Any]) -> None:
 
 _FORM = ConfigDict(
     extra="forbid",
+    allow_inf_nan=False,  # neither is JSON, and no time is that long
     field_title_generator=lambda name, _: name,  # as in Python and on the command line
     json_schema_extra=_plain_fields,
 )
@@ -243,19 +245,29 @@ def make_spec(**parameters: Any) -> JobSpec:
     except ValidationError as e:
         first = e.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("str", "dict"))) or None
-        raise ConfigurationError(f"{first['msg']}, got {_shown(first.get('input'))}", field=field) from e
+        raise ConfigurationError(_problem(first), field=field) from e
     if spec.max_weight is not None and spec.weight is None:
         raise ConfigurationError("needs `weight`, the field that holds each item's weight", field="max_weight")
     if not isinstance(spec.deployment, str) and spec.group_by is None:
         raise ConfigurationError("a mapping of deployments needs `group_by`", field="deployment")
     for name in ("parameters", "job_variables"):
-        if (found := find_template(getattr(spec, name))) is not None:
-            raise ConfigurationError(template_reason(found), field=name)
         try:
             json.dumps(getattr(spec, name), allow_nan=False)
-        except (TypeError, ValueError) as e:
+        except (TypeError, ValueError, RecursionError) as e:
             raise ConfigurationError(f"must be JSON: {e}", field=name) from e
+        if (found := find_template(getattr(spec, name))) is not None:  # only now: a value may hold itself
+            raise ConfigurationError(template_reason(found), field=name)
     return spec
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    """What pydantic found wrong, on one line."""
+    if error["type"] == "extra_forbidden":
+        fields = Limits.model_fields if len(error["loc"]) > 1 else JobSpec.model_fields
+        near = difflib.get_close_matches(str(error["loc"][-1]), fields, n=2)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(fields)}"
+        return f"there is no such parameter; {hint}"
+    return f"{error['msg']}, got {_shown(error.get('input'))}"
 
 
 def check_job_id(value: str) -> str:
