@@ -27,7 +27,7 @@ class ParentRun:
     Args:
         id, name, flow_name: As Prefect knows it.
         run_count: How many times it has begun to run, this one included (1 at first; more: Prefect retried it).
-        pool: Work pool its process was started by; None outside of deployments.
+        pool, queue: Work pool and queue its process was started by; None outside of deployments.
         deployment_id: None outside of deployments.
         url: Its page in the UI; None when no UI is known.
     """
@@ -39,6 +39,7 @@ class ParentRun:
     pool: str | None
     deployment_id: str | None
     url: str | None
+    queue: str | None = None
 
 
 def outermost_run() -> ParentRun | None:
@@ -59,6 +60,7 @@ def outermost_run() -> ParentRun | None:
         pool=run.work_pool_name,
         deployment_id=str(run.deployment_id) if run.deployment_id else None,
         url=run_url(RunId(str(run.id))),
+        queue=run.work_queue_name,
     )
 
 

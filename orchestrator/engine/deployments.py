@@ -117,7 +117,7 @@ async def capacity_of(connection: Connection, deployment: Deployment, work_queue
         limits.append((deployment.concurrency_limit, f"deployment '{deployment.name}'"))
     pool = await _pool(connection, deployment.pool) if deployment.pool else None
     if pool is None:
-        return _capacity(limits, paused=False, workers=None)
+        return _capacity(limits)
     if pool.concurrency_limit is not None:
         limits.append((pool.concurrency_limit, f"work pool '{pool.name}'"))
     paused = pool.is_paused
@@ -126,13 +126,20 @@ async def capacity_of(connection: Connection, deployment: Deployment, work_queue
         paused = paused or queue.is_paused
         if queue.concurrency_limit is not None:
             limits.append((queue.concurrency_limit, f"work queue '{queue.name}'"))
-    return _capacity(limits, paused=paused, workers=await workers_online(connection, pool))
+    smallest = _capacity(limits)
+    return Capacity(
+        limit=smallest.limit,
+        limited_by=smallest.limited_by,
+        pool_paused=paused,
+        workers_online=await workers_online(connection, pool),
+        pool_limit=pool.concurrency_limit,
+        queue_limit=queue.concurrency_limit if queue is not None else None,
+    )
 
 
-def _capacity(limits: list[tuple[int, str]], *, paused: bool, workers: int | None) -> Capacity:
+def _capacity(limits: list[tuple[int, str]]) -> Capacity:
     limit, owner = min(limits, default=(None, None))
-    by = None if owner is None else f"{owner} (limit {limit})"
-    return Capacity(limit=limit, limited_by=by, pool_paused=paused, workers_online=workers)
+    return Capacity(limit=limit, limited_by=None if owner is None else f"{owner} (limit {limit})")
 
 
 async def _pool(connection: Connection, name: str) -> WorkPool | None:

@@ -52,12 +52,15 @@ class Capacity:
         limited_by: What that limit belongs to, for people: "work pool 'p' (limit 4)".
         pool_paused: Pool or queue takes no runs until a person resumes it.
         workers_online: Workers that polled the pool lately; None when the pool type has none (or cannot be asked).
+        pool_limit, queue_limit: Of the pool and of the queue alone: a parent that runs there takes one of its places.
     """
 
     limit: int | None = None
     limited_by: str | None = None
     pool_paused: bool = False
     workers_online: int | None = None
+    pool_limit: int | None = None
+    queue_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

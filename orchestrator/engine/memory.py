@@ -75,7 +75,7 @@ class MemoryGateway:
         await self._ask("capacity", requests=3)
         limit = self.engine.capacity
         by = None if limit is None else f"work pool '{deployment.pool}' (limit {limit})"
-        return Capacity(limit=limit, limited_by=by, pool_paused=self.engine.paused, workers_online=1)
+        return Capacity(limit=limit, limited_by=by, pool_paused=self.engine.paused, workers_online=1, pool_limit=limit)
 
     async def submit(self, submission: Submission) -> Run:
         async with self._creating:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from orchestrator.core.model import Batch
@@ -88,20 +88,34 @@ def _window(
     """The effective bound, and why it is below the one asked for."""
     window, why = spec.max_in_flight, None
     for deployment, capacity in capacities:
-        if capacity.limit is None:
-            continue
-        own = 1 if parent is not None and parent.pool is not None and parent.pool == deployment.pool else 0
-        left = capacity.limit - own
-        if left < 1:
-            raise ConfigurationError(
-                f"this run holds the only place of {capacity.limited_by}, so its child runs could never start: raise "
-                "the limit to 2 or more, or deploy the parent on another work pool",
-                field="deployment",
-            )
-        if left < window:
-            less = ", less the place of this run" if own else ""
-            window, why = left, f"at most {left} child runs at once: {capacity.limited_by}{less}"
+        for limit, limited_by, own in _limits(spec, parent, deployment, capacity):
+            left = limit - own
+            if left < 1:
+                held = f"this run holds the only place of {limited_by}" if limit else f"{limited_by} lets nothing run"
+                raise ConfigurationError(
+                    f"{held}, so its child runs could never start: raise the limit to {1 + own} or more, or deploy "
+                    "the parent on another work pool",
+                    field="deployment",
+                )
+            if left < window:
+                less = ", less the place of this run" if own else ""
+                window, why = left, f"at most {left} child runs at once: {limited_by}{less}"
     return window, why
+
+
+def _limits(
+    spec: JobSpec, parent: ParentRun | None, deployment: Deployment, capacity: Capacity
+) -> Iterator[tuple[int, str, int]]:
+    """What bounds a deployment's runs: each limit, whose it is, and how many of its places the parent takes itself."""
+    if capacity.limit is not None:
+        yield capacity.limit, capacity.limited_by or "a limit", 0
+    if parent is None or parent.pool is None or parent.pool != deployment.pool:
+        return
+    if (limit := capacity.pool_limit) is not None:
+        yield limit, f"work pool {deployment.pool!r} (limit {limit})", 1
+    queue = spec.work_queue_name or deployment.queue
+    if (limit := capacity.queue_limit) is not None and parent.queue == queue:
+        yield limit, f"work queue {queue!r} (limit {limit})", 1
 
 
 def _advice(deployment: Deployment, capacity: Capacity) -> list[str]:
