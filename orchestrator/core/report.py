@@ -181,7 +181,7 @@ def build_report(
         failed_by_rule=failed_by_rule,
         reason=state.stop.reason if state.stop else "",
         deployment=deployment,
-        seconds=tally.now - tally.started,
+        seconds=round(tally.now - tally.started, 3),  # as in `report.json`: read again, it is the same report
         items=items,
         batches=BatchCounts(
             len(state.batches),

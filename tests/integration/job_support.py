@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import datetime
 import json
@@ -25,6 +26,8 @@ from prefect.client.orchestration import get_client
 from prefect.utilities.callables import parameter_schema
 
 from orchestrator import JobFolder, Report
+from orchestrator.engine.registering import register
+from orchestrator.flows.parent import orchestrate_flow
 from orchestrator.stack import Stack
 from orchestrator.store import OutcomeRecord, job_folder_url
 from tests.integration import job_flows
@@ -187,7 +190,9 @@ def check(watched: Watched, report: Report, *, max_in_flight: int | None = None)
     began = set(watched.started())
     for outcome in outcomes:
         if outcome.outcome.value in ("succeeded", "failed"):
-            assert outcome.index in began, f"item {outcome.index} is said to have {outcome.outcome.value} and never began"
+            assert outcome.index in began, (
+                f"item {outcome.index} is said to have {outcome.outcome.value} and never began"
+            )
         if outcome.outcome.value == "not_started":
             assert outcome.index not in began, f"item {outcome.index} is said not to have started, and it did"
     left = [(run["name"], run["state_type"]) for run in watched.children() if run["state_type"] not in TERMINAL]
@@ -256,3 +261,10 @@ def in_background(function: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=run, daemon=True).start()
     return future
+
+
+def deploy_parent(name: str = "it", *, pool: str = POOL, **env: str) -> str:
+    """Register the parent as `orchestrator deploy` does; its items get two seconds to end after a stop."""
+    times = {"ORCHESTRATOR_FENCE_SECONDS": "1", "ORCHESTRATOR_ITEM_GRACE_SECONDS": "2", **env}
+    asyncio.run(register(orchestrate_flow, name, pool=pool, version="test", job_variables={"env": times}))
+    return f"{orchestrate_flow.name}/{name}"
