@@ -173,9 +173,9 @@ async def _deployment(
         found.tight(
             f"{capacity.limited_by} is below --max-in-flight {max_in_flight}: no more than {capacity.limit} run at once"
         )
-    if capacity.limit == 1 and await _shares_pool(admin, settings, deployment):
+    if capacity.pool_limit == 1 and await _shares_pool(admin, settings, deployment):
         found.problem(
-            f"the parent and {name} share {capacity.limited_by}: the parent would hold the only place; raise the limit "
+            f"the parent and {name} share work pool {deployment.pool!r} (limit 1): the parent would hold the only place; raise the limit "
             "or deploy the parent on another pool"
         )
 
