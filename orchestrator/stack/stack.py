@@ -353,7 +353,7 @@ class Stack:
 
     def create_pool(self, name: str, *, limit: int | None = None) -> None:
         """Create a process work pool, or set the limit of the one that exists."""
-        command = f"{sys.executable} -m prefect.engine" if self._fast_starts else None
+        command = f"{sys.executable} -m orchestrator.start" if self._fast_starts else None
         body = {"name": name, "type": "process", "base_job_template": process_template(command)}
         try:
             self.request("POST", "/work_pools/", body | {"concurrency_limit": limit})
