@@ -26,6 +26,7 @@ from orchestrator.reactor.watch import Watch
 T = TypeVar("T")
 TICK_SECONDS = 1.0
 SHOWN_FAILURES = 20
+LAST_PAGE_PAUSES = (1.0, 2.0, 4.0)
 REPORT_PATIENCE_SECONDS = 120.0
 AWAY = "Prefect's API does not answer; the job goes on once it does"
 WAITING_SECONDS = 10.0  # so long a start may take before somebody asks what holds it up
@@ -70,6 +71,7 @@ class Reactor:
         self._notices = Notices(job, self.state, self._io)
         self._rate = Rate()
         self._children = Watched()
+        self._page = asyncio.Lock()  # an older page that is tried again must not come after a newer one
         self._told: set[int] = set()  # batches whose first failure was logged
         self._waiting_for: str | None = None
         self._waiting_since: float | None = None
@@ -257,7 +259,7 @@ class Reactor:
             elif capacity.limited_by is not None:
                 self._waiting_for = f"capacity ({capacity.limited_by})"
             else:
-                self._waiting_for = "a worker to start the child runs"
+                self._waiting_for = "the child runs are being started"
 
     def _look(self) -> JobView:
         at = asyncio.get_running_loop().time()
@@ -265,19 +267,33 @@ class Reactor:
         return look(self.state, self._job.id, rate, self._waiting_for)
 
     async def _publish(self) -> None:
-        await self._publish_text(
-            lambda: live_page(self._look(), self._job.name, self.state.window, self._job.folder.url, self._links())
-        )
+        async with self._page:
+            if self.report is None and (error := await self._try_page(self._live_page)) is not None:
+                self._log.debug("The page cannot be renewed now: %s", error)
+
+    async def _publish_report(self, report: Report) -> None:
+        """The last page; it stays, so it is worth several tries."""
+        async with self._page:
+            for pause in LAST_PAGE_PAUSES:
+                if await self._try_page(lambda: report_page(report, self.state, self._links())) is None:
+                    return
+                await asyncio.sleep(pause)
+            if (error := await self._try_page(lambda: report_page(report, self.state, self._links()))) is not None:
+                self._log.warning("The page could not be brought up to date: %s", error)
+
+    async def _try_page(self, page: Callable[[], str]) -> Exception | None:
+        try:
+            await self._gateway.publish_page(self._job.page_run, _page_key(self._job.id), page())
+        except Exception as e:  # noqa: BLE001 - for people only: whatever is wrong with it, the job goes on
+            return e
+        return None
+
+    def _live_page(self) -> str:
+        return live_page(self._look(), self._job.name, self.state.window, self._job.folder.url, self._links())
 
     def _links(self) -> Links:
         children = self._children.worth_a_look(self.state)
         return [(c, self._job.run_name(c.batch, c.attempt), self._job.run_url(c.run)) for c in children]
-
-    async def _publish_text(self, page: Callable[[], str]) -> None:
-        try:
-            await self._gateway.publish_page(self._job.page_run, _page_key(self._job.id), page())
-        except Exception as e:  # noqa: BLE001 - for people only: whatever is wrong with it, the job goes on
-            self._log.debug("The page cannot be renewed now: %s", e)
 
     async def _emit(self, event: str, payload: dict[str, Any]) -> None:
         await self._gateway.emit(f"orchestrator.job.{event}", self._job.id, payload)
@@ -295,7 +311,7 @@ class Reactor:
         if len(self._told) > SHOWN_FAILURES:
             self._log.warning("Further failures are counted, not shown; the report has them all.")
             return
-        label = f" ({first.key})" if first.key != str(first.index) else ""
+        label = f" ({' '.join(first.key.split())[:80]})" if first.key != str(first.index) else ""
         what = f"{first.type}: {first.text}"
         self._log.warning("Batch %d: item %d%s failed: %s", index + 1, first.index, label, what)
 
@@ -318,7 +334,7 @@ class Reactor:
             url=self._job.url,
         )
         self.report = report = await self._write_report(report)
-        await self._publish_text(lambda: report_page(report, self.state, self._links()))
+        await self._publish_report(report)
         await self._emit("finished", {"verdict": report.verdict.value, "headline": report.headline})
         level = logging.INFO if report.ok else logging.WARNING
         self._log.log(level, "Job %s %s: %s", self._job.id, report.verdict.value, report.headline)
