@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from uuid import UUID
@@ -37,6 +37,23 @@ from orchestrator.errors import ConfigurationError
 _DRAIN_SECONDS = 3.0
 
 
+class _Unbreakable(logging.LoggerAdapter[Any]):
+    """The run's logger, which ends nobody: rich raises SystemExit from a log line once the console's pipe is broken.
+
+    A worker that was killed leaves its children such a pipe, and a line logged by the thread that watches over a stop
+    would end that thread without a word. Source: rich/console.py `on_broken_pipe`; seen with Prefect 3.8.8.
+    """
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        return msg, kwargs
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        try:
+            self.logger.log(level, msg, *args, **kwargs)
+        except SystemExit:
+            pass
+
+
 class RunDoor:
     """The door of the flow run that calls this; implements `batchrun.door.Door`.
 
@@ -50,7 +67,7 @@ class RunDoor:
     def __init__(self, masked_env: Sequence[str] = ()) -> None:
         context = FlowRunContext.get()
         run = context.flow_run if context else None
-        self.logger: logging.Logger | logging.LoggerAdapter[Any] = get_run_logger()
+        self.logger: logging.LoggerAdapter[Any] = _Unbreakable(get_run_logger(), {})
         self.run_name = str(run.name) if run else ""
         self._run_id: UUID | None = run.id if run else None
         # Prefect starts a process for one run and says which; runs inside it have ids of their own.

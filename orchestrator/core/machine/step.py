@@ -60,7 +60,9 @@ def step(state: State, event: Event, at: float) -> list[Command]:
             commands = on_batch_event(state, event)
     if not state.begun:
         return commands  # nothing is decided before all is restored
-    commands += _ask_switches(state, event)
+    if stopping := _ask_switches(state, event):
+        # The batch that was to be tried again was settled by the stop.
+        commands = [c for c in commands if not isinstance(c, ev.TryAgain)] + stopping
     commands += _cancel_children(state)
     commands += _fill(state)
     if state.tally.settled_batches == len(state.batches):
