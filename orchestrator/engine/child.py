@@ -67,7 +67,7 @@ class RunDoor:
     def __init__(self, masked_env: Sequence[str] = ()) -> None:
         context = FlowRunContext.get()
         run = context.flow_run if context else None
-        self.logger: logging.LoggerAdapter[Any] = _Unbreakable(get_run_logger(), {})
+        self.logger: logging.Logger | logging.LoggerAdapter[Any] = _Unbreakable(get_run_logger(), {})
         self.run_name = str(run.name) if run else ""
         self._run_id: UUID | None = run.id if run else None
         # Prefect starts a process for one run and says which; runs inside it have ids of their own.
