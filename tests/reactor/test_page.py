@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from orchestrator.engine.faults import Faults
 from orchestrator.reactor.page import code, duration, escape
 from orchestrator.testing import Simulation, simulate
 
@@ -96,3 +97,12 @@ def test_durations_read_like_speech(seconds: float, said: str) -> None:
 def test_code_cannot_be_ended_from_within() -> None:
     assert code("a/b") == "`a/b`"
     assert "`" not in code("a` <b>").replace("\\`", "")
+
+
+def test_a_server_that_is_busy_at_the_end_still_gets_the_report() -> None:
+    faults = Faults()
+    # From before the job's end until some seconds after it, no page can be written.
+    faults.outage(5.0, 12.0, "publish_page")
+    simulation = simulate(lambda n: n, range(40), batch_size=10, seconds_per_item=0.5, faults=faults)
+    assert 5 < simulation.report.seconds < 12
+    assert page_of(simulation).startswith("# Completed: all 40 items succeeded\n")
