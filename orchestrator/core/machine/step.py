@@ -62,7 +62,7 @@ def step(state: State, event: Event, at: float) -> list[Command]:
         return commands  # nothing is decided before all is restored
     if stopping := _ask_switches(state, event):
         # The batch that was to be tried again was settled by the stop.
-        commands = [c for c in commands if not isinstance(c, ev.TryAgain)] + stopping
+        commands = [*(c for c in commands if not isinstance(c, ev.TryAgain)), *stopping]
     commands += _cancel_children(state)
     commands += _fill(state)
     if state.tally.settled_batches == len(state.batches):
