@@ -7,6 +7,7 @@ reading alone is enough (websockets may be refused, events lost, waits may never
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
 
@@ -18,6 +19,8 @@ from orchestrator.errors import EngineError
 
 WAIT_SECONDS = 6 * 3600.0
 QUIET_SECONDS = 300.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 300.0  # between two waits for one child
+logger = logging.getLogger(__name__)
 
 
 class Watch:
@@ -64,20 +67,23 @@ class Watch:
                     break
 
     async def _wait(self, batch: int, attempt: int, run: RunId) -> None:
-        pause = 1.0
+        pause = FIRST_PAUSE_SECONDS
         while True:
             before = asyncio.get_running_loop().time()
             try:
                 seen = await self._gateway.wait(run, WAIT_SECONDS)
-            except EngineError:
+            except Exception as e:  # noqa: BLE001 - whatever ends a wait says nothing of the run: reading decides
+                logger.debug("Listening to a child run of batch %d ended: %s", batch + 1, e)
                 seen = None
             if seen is not None and seen.phase.is_terminal:
                 self._post(_news(batch, attempt, seen))
                 return
-            # The wait ended without an end: perhaps there was one. Let the reading decide, and listen again.
-            self._nudged.set()
+            # The wait ended without an end: perhaps there was one. Let the reading decide, and listen again. One that
+            # fails again and again (websockets refused) is no news: it costs requests, and the reading is enough.
+            if pause == FIRST_PAUSE_SECONDS:
+                self._nudged.set()
             lasted = asyncio.get_running_loop().time() - before
-            pause = 1.0 if lasted > 60 else min(pause * 2, 30.0)
+            pause = FIRST_PAUSE_SECONDS if lasted > 60 else min(pause * 2, LONGEST_PAUSE_SECONDS)
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))
 
     # ------------------------------------------------------------------ reading

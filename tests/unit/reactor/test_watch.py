@@ -1,0 +1,188 @@
+"""News of children: what is posted, what is asked, and what it costs, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from orchestrator.core.machine import events as ev
+from orchestrator.core.model import Counts, Phase, Progress, RunId
+from orchestrator.engine.gateway import Run
+from orchestrator.engine.memory import MemoryGateway
+from orchestrator.engine.virtual import run as run_virtually
+from orchestrator.errors import EngineUnavailableError
+from orchestrator.reactor.watch import Watch
+from tests.unit.core.play import Play, run_of
+
+
+class Records(MemoryGateway):
+    """A door behind which runs are what the test says; counts what is asked."""
+
+    def __init__(self, runs: Mapping[RunId, Phase]) -> None:
+        super().__init__()
+        self.phases = dict(runs)
+        self.read_at: list[float] = []
+        self.waits = 0
+        self.news: list[Progress] = []
+        self.away = False
+        self.wait_raises: Exception | None = None
+
+    async def read_runs(self, ids: Sequence[RunId]) -> Mapping[RunId, Run]:
+        self.read_at.append(asyncio.get_running_loop().time())
+        if self.away:
+            raise EngineUnavailableError("away")
+        return {id_: self._run(id_) for id_ in ids if id_ in self.phases}
+
+    def _run(self, id_: RunId) -> Run:
+        phase = self.phases[id_]
+        return Run(id_, "a run", None, None, phase, phase.value.title())
+
+    async def read_progress(self, ids: Sequence[RunId]) -> Sequence[Progress]:
+        return [news for news in self.news if run_of(news.batch) in ids]
+
+    async def wait(self, run_id: RunId, timeout_seconds: float) -> Run | None:
+        self.waits += 1
+        if self.wait_raises is not None:
+            raise self.wait_raises
+        while not self.phases[run_id].is_terminal:
+            await asyncio.sleep(0.1)
+        return self._run(run_id)
+
+
+def watched(gateway: Records, play: Play, seconds: float, *, max_waits: int = 0, poll: float = 3.0,
+            meanwhile: Callable[[Watch], None] | None = None) -> list[ev.Event]:  # fmt: skip
+    """What is posted within so many seconds; each event is played at once, as the reactor would."""
+    posted: list[ev.Event] = []
+
+    def post(event: ev.Event) -> None:
+        posted.append(event)
+        play.play(event)
+
+    async def whole() -> None:
+        watch = Watch(play.state, gateway, post, poll_seconds=poll, max_waits=max_waits)
+        for batch in play.state.batches:
+            if batch.run is not None:
+                watch.listen(batch.index, batch.attempt, batch.run)
+        running = asyncio.ensure_future(watch.run())
+        if meanwhile is not None:
+            asyncio.get_running_loop().call_later(seconds / 2, meanwhile, watch)
+        await asyncio.sleep(seconds)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await watch.close()
+
+    run_virtually(whole())
+    return posted
+
+
+def flying(n: int, phase: Phase = Phase.SCHEDULED) -> tuple[Play, Records]:
+    play = Play(*[5] * n, max_in_flight=n, submit_concurrency=n)
+    for batch in range(n):
+        play.submitted(batch, phase)
+    return play, Records({run_of(batch): phase for batch in range(n)})
+
+
+def test_what_is_known_already_is_not_posted_again():
+    play, gateway = flying(3)
+    posted = watched(gateway, play, 60)
+    assert len(posted) == 3, "the name of their state, once each"
+    assert all(isinstance(event, ev.RunSeen) for event in posted)
+
+
+def test_a_run_that_is_not_returned_twice_in_a_row_is_gone():
+    play, gateway = flying(2)
+    del gateway.phases[run_of(1)]
+    posted = watched(gateway, play, 10)
+    assert [event for event in posted if isinstance(event, ev.RunVanished)] == [ev.RunVanished(1, 0)]
+
+
+def test_a_run_that_is_missed_once_is_not_gone():
+    """A replica may lag behind the server that created it."""
+    play, gateway = flying(1)
+    whole = gateway.phases.copy()
+    gateway.phases.clear()
+    posted = watched(gateway, play, 3.2, poll=3.0, meanwhile=lambda _: None)
+    gateway.phases.update(whole)
+    assert not any(isinstance(event, ev.RunVanished) for event in posted)
+
+
+def test_progress_is_asked_of_runs_that_run_and_posted_once():
+    play, gateway = flying(2, Phase.RUNNING)
+    gateway.news = [Progress(0, 0, 1, Counts(2)), Progress(0, 0, 2, Counts(3)), Progress(1, 7, 1, Counts(1)),
+                    Progress(99, 0, 1, Counts(1))]  # fmt: skip
+    posted = watched(gateway, play, 20)
+    told = [event.progress for event in posted if isinstance(event, ev.Progressed)]
+    assert [(news.batch, news.sequence) for news in told] == [(0, 1), (0, 2)]
+
+
+def test_an_outage_is_known_while_it_lasts_and_ends_no_watch():
+    play, gateway = flying(1)
+    gateway.away = True
+    seen: list[float | None] = []
+
+    def back(watch: Watch) -> None:
+        seen.append(watch.unreachable_since)
+        gateway.away = False
+        gateway.phases[run_of(0)] = Phase.RUNNING
+
+    posted = watched(gateway, play, 60, meanwhile=back)
+    assert seen[0] is not None
+    assert any(isinstance(event, ev.RunSeen) and event.phase is Phase.RUNNING for event in posted)
+
+
+def test_nothing_is_asked_while_nothing_is_in_flight():
+    play, gateway = Play(5, started=False), Records({})
+    assert watched(gateway, play, 60) == []
+    assert gateway.read_at == []
+
+
+def test_after_five_quiet_minutes_records_are_read_half_as_often():
+    play, gateway = flying(2)
+    watched(gateway, play, 1200, poll=3.0)
+    early = [at for at in gateway.read_at if at < 300]
+    late = [at for at in gateway.read_at if 400 <= at < 700]
+    assert 95 <= len(early) <= 101
+    assert 47 <= len(late) <= 51
+
+
+def test_an_end_that_was_heard_is_posted_at_once():
+    play, gateway = flying(1, Phase.RUNNING)
+
+    def ends(watch: Watch) -> None:
+        gateway.phases[run_of(0)] = Phase.COMPLETED
+
+    posted = watched(gateway, play, 10, max_waits=1, poll=1000, meanwhile=ends)
+    assert any(isinstance(event, ev.RunSeen) and event.phase is Phase.COMPLETED for event in posted)
+
+
+def test_no_more_children_are_listened_to_than_allowed_and_an_end_makes_room_for_another():
+    play, gateway = flying(6, Phase.RUNNING)
+
+    def ends(watch: Watch) -> None:
+        assert len(watch._waits) == 2
+        watch.forget(0)
+        assert len(watch._waits) == 2
+
+    watched(gateway, play, 10, max_waits=2, meanwhile=ends)
+    assert gateway.waits == 3
+
+
+@pytest.mark.parametrize("error", [EngineUnavailableError("refused"), ValueError("what a library raises")])
+def test_a_wait_that_raises_is_begun_again_later(error):
+    play, gateway = flying(1, Phase.RUNNING)
+    gateway.wait_raises = error
+    watched(gateway, play, 60, max_waits=1)
+    assert gateway.waits >= 4
+
+
+def test_waits_that_are_refused_for_an_hour_cost_few_requests():
+    """At most 60 requests per minute and job: reading every 3 s, runs and progress, leaves 20 for everything else."""
+    play, gateway = flying(50, Phase.RUNNING)
+    gateway.wait_raises = EngineUnavailableError("websockets are refused")
+    watched(gateway, play, 3600, max_waits=50, poll=3.0)
+    assert len(gateway.read_at) <= 60 * 22
+    per_minute: Any = gateway.waits / 60
+    assert per_minute < 20
