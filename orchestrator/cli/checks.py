@@ -175,8 +175,8 @@ async def _deployment(
         )
     if capacity.pool_limit == 1 and await _shares_pool(admin, settings, deployment):
         found.problem(
-            f"the parent and {name} share work pool {deployment.pool!r} (limit 1): the parent would hold the only place; raise the limit "
-            "or deploy the parent on another pool"
+            f"the parent and {name} share work pool {deployment.pool!r} (limit 1): the parent would hold the only "
+            "place; raise the limit or deploy the parent on another pool"
         )
 
 
