@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -23,20 +24,26 @@ def main(names: list[str]) -> int:
     if unknown := [name for name in names if name not in known]:
         print(f"no measurement named {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
-    wanted, found = names or known, list[Row]()
+    wanted, found, failed = names or known, list[Row](), list[str]()
     began = time.monotonic()
     with ExitStack() as stacks:
         stack: Stack | None = None
         for name in wanted:
             print(f"[{time.monotonic() - began:4.0f} s] {name} ...", file=sys.stderr, flush=True)
-            if name in SIMULATED:
-                found += SIMULATED[name]()
-                continue
-            if stack is None:
-                stack = stacks.enter_context(bench_stack())
-            found += REAL[name](stack)
+            try:
+                if name in SIMULATED:
+                    found += SIMULATED[name]()
+                    continue
+                if stack is None:
+                    stack = stacks.enter_context(bench_stack())
+                found += REAL[name](stack)
+            except Exception:  # noqa: BLE001 - what the others measured is not lost with it
+                traceback.print_exc()
+                failed.append(name)
     print(f"{machine()}; {time.monotonic() - began:.0f} s in all.\n\n{markdown(found)}")
-    return 0
+    if failed:
+        print(f"could not be measured: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
