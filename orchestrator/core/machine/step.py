@@ -99,6 +99,8 @@ def _batch_of(event: Event) -> int | None:
 def _on_time(state: State) -> list[Command]:
     commands: list[Command] = []
     now = state.tally.now
+    if state.paused and not state.active:
+        state.tally.last_progress = now  # an operator's pause is no stall
     late = state.stop is not None and now >= state.stop_at + _deadline(state)
     for index in sorted(state.active):
         batch = state.batches[index]
