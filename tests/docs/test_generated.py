@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 import pytest
 
 from tests.docs.generate import PARTS, renewed
-from tests.docs.pages import ROOT, anchors, pages, prose
+from tests.docs.pages import ROOT, anchors, blocks, pages, prose
 
 pytestmark = pytest.mark.docs
 
@@ -30,6 +31,15 @@ def test_every_generated_part_stands_on_a_page() -> None:
     text = "".join(page.read_text() for page in pages())
     for name in PARTS:
         assert text.count(f"<!-- generated: {name} -->") == 1, name
+
+
+def test_the_floors_that_are_drawn_are_the_floors_that_are_kept() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(c for c in contracts if c["type"] == "layers")["layers"]
+    drawn = next(b.text for b in blocks(ROOT / "docs" / "architecture.md") if b.language == "text")
+    floors = [{name.strip(" ()") for name in layer.split("|")} - {"__main__", "tasks"} for layer in layers]
+    lines = [set(re.findall(r"(?:^|\|) *(\w+)", line)) for line in drawn.splitlines()]
+    assert [floor for floor in floors if floor] == lines
 
 
 def test_links_lead_somewhere() -> None:
