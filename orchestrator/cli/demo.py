@@ -75,9 +75,9 @@ def demo(
 
 
 def example_file() -> Path:
-    """The demo's batch flow: in the wheel beside this module, in a checkout in `deployments/`."""
+    """The demo's batch flow: in a checkout in `deployments/`, in the wheel beside this module."""
     here = Path(__file__).resolve().parent
-    for place in (here / "example", here.parent.parent / "deployments"):
+    for place in (here.parent.parent / "deployments", here / "example"):
         if (place / "source_metrics.py").exists():
             return place / "source_metrics.py"
     raise ConfigurationError("the demo's deployment is missing from this installation; install the package anew")
