@@ -214,7 +214,7 @@ class Counts:
         """Counts from their JSON form, tolerant of missing fields.
 
         Raises:
-            ValueError: a count is not a whole number >= 0, or `first_failure` is malformed.
+            ValueError: a count is not a whole number >= 0, or `errors` or `first_failure` is malformed.
         """
         numbers = {n: data.get(n, 0) for n in ("succeeded", "failed", "trailing_failures")}
         if any(type(v) is not int or v < 0 for v in numbers.values()):
@@ -224,14 +224,15 @@ class Counts:
             raise ValueError("errors must be a mapping of type to count")
         first = data.get("first_failure")
         try:
+            types = {str(k): int(v) for k, v in errors.items()}
             failure = (
                 Failure(int(first["index"]), str(first["key"]), str(first["type"]), str(first["text"]))
                 if first
                 else None
             )
         except (KeyError, TypeError) as e:
-            raise ValueError(f"malformed first_failure: {first!r}") from e
-        return cls(errors={str(k): int(v) for k, v in errors.items()}, first_failure=failure, **numbers)
+            raise ValueError(f"malformed counts: errors {errors!r}, first_failure {first!r}") from e
+        return cls(errors=types, first_failure=failure, **numbers)
 
 
 @dataclass(frozen=True, slots=True)
