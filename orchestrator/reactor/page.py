@@ -34,9 +34,11 @@ def code(text: str) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds for people: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if round(seconds, 1) < 10:
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
     if minutes < 60:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)

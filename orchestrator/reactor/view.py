@@ -60,7 +60,8 @@ class Rate:
         while at - self._readings[0][0] > self._span:
             self._readings.popleft()
         first_at, first = self._readings[0]
-        return (count - first) / (at - first_at) if at - first_at >= 2 else None
+        # Counts may go back: a child died before its last outcomes were written.
+        return max(0.0, (count - first) / (at - first_at)) if at - first_at >= 2 else None
 
 
 def look(state: State, job_id: str, rate: float | None = None, waiting_for: str | None = None) -> JobView:
