@@ -129,7 +129,7 @@ def _deadline(state: State) -> float:
 
 
 def _too_long(state: State, batch: BatchState) -> str | None:
-    since = state.tally.now - batch.phase_since
+    since = state.tally.now - batch.phase_since - state.setup.news_age
     limit = state.setup.batch_timeout
     if batch.phase is Phase.PENDING and since > state.setup.start_timeout:
         return f"it did not start within {state.setup.start_timeout:g} s of Pending"
