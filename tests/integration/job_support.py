@@ -139,7 +139,11 @@ class Watched:
 
     def stopped_at(self) -> float:
         """Epoch seconds at which the stop was written."""
-        return os.stat(Path(self.storage) / self.job / "stop.json").st_mtime
+        return self.folder_written("stop.json")
+
+    def folder_written(self, name: str) -> float:
+        """Epoch seconds at which that object of the job's folder was written last."""
+        return os.stat(Path(self.storage) / self.job / name).st_mtime
 
     # ------------------------------------------------------------------ the server
 

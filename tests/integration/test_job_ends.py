@@ -23,16 +23,22 @@ async def test_a_job_in_ones_own_async_flow(work: str, job: Watched, stack: Stac
 
         run_ids.append(str(flow_run.id))
         return await orchestrate(
-            work, items(10), batch_size=4, max_in_flight=2, tags=["mine"], storage=job.storage, parameters=job.parameters
+            work,
+            items(20),
+            batch_size=2,
+            max_in_flight=3,
+            tags=["mine"],
+            storage=job.storage,
+            parameters=job.parameters,
         )
 
     report = await mine()
     job.job = report.job_id
-    check(job, report, max_in_flight=2)
+    check(job, report, max_in_flight=3)
     assert report.job_id == f"{run_ids[0]}-1"
-    assert (report.verdict.value, report.items.succeeded, report.batches.completed) == ("completed", 10, 3)
-    assert [o.result for o in job.outcomes()] == list(range(10))
-    assert [run["name"] for run in job.children()] == ["it-work 1/3", "it-work 2/3", "it-work 3/3"]
+    assert (report.verdict.value, report.items.succeeded, report.batches.completed) == ("completed", 20, 10)
+    assert [o.result for o in job.outcomes()] == list(range(20))
+    assert [run["name"] for run in job.children()] == [f"it-work {n}/10" for n in range(1, 11)]
     for run in job.children():
         assert {"orchestrator", f"job:{report.job_id}", "mine"} <= set(run["tags"])
         assert (run["state_type"], run["state_name"]) == ("COMPLETED", "Completed")
@@ -40,14 +46,16 @@ async def test_a_job_in_ones_own_async_flow(work: str, job: Watched, stack: Stac
         assert "items" not in run["parameters"]
     pages = stack.request("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": run_ids}}})
     assert [page["type"] for page in pages] == ["markdown"]
-    assert "10 items succeeded" in pages[0]["data"]
+    assert "20 items succeeded" in pages[0]["data"]
     # The promise on requests: at most 6 per attempt and 60 per minute.
     print("requests:", report.api_requests, "in", report.seconds, "s")
-    assert report.api_requests <= 6 * 3 + 60 * max(1.0, report.seconds / 60)
+    assert report.api_requests <= 6 * 10 + 60 * max(1.0, report.seconds / 60)
 
 
 def test_a_job_in_ones_own_sync_flow_with_failures_inside_batches(work: str, job: Watched) -> None:
-    mixed = items(4) + [{"n": n, "fail": "ValueError"} for n in (4, 5)] + [{"n": n, "fail": "TimeoutError"} for n in (6, 7)]
+    mixed = (
+        items(4) + [{"n": n, "fail": "ValueError"} for n in (4, 5)] + [{"n": n, "fail": "TimeoutError"} for n in (6, 7)]
+    )
 
     @flow(name="it-own-sync")
     def mine() -> Report:
