@@ -19,12 +19,13 @@ _BAR = 20
 
 
 def escape(text: str, limit: int = 300) -> str:
-    """Text from items and errors, made harmless inside markdown: one line, no markup, no link, cut."""
+    """Text from items and errors, made harmless inside markdown: one line, no markup, cut.
+
+    A web address in it may become a link, as anywhere in Prefect's UI: one that shows where it leads.
+    """
     flat = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
     cut = flat if len(flat) <= limit else flat[: limit - 1] + "…"
-    plain = _SPECIAL.sub(r"\\\1", cut).replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\&", "&amp;")
-    # What looks like an address becomes a link by itself; entities do not.
-    return plain.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
+    return _SPECIAL.sub(r"\\\1", cut).replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\&", "&amp;")
 
 
 def code(text: str) -> str:
@@ -95,8 +96,8 @@ def report_page(report: Report, state: State | None = None, children: Links = ()
     ]
     if outcomes:
         lines += [
-            f"Batches: {', '.join(outcomes)}, of {over.total:,}. At most {report.max_in_flight_seen} child runs at "
-            f"once, {duration(report.seconds)} in all.",
+            f"Batches: {', '.join(outcomes)}, of {over.total:,}. At most {_runs(report.max_in_flight_seen)} at once, "
+            f"{duration(report.seconds)} in all.",
             "",
         ]
     switch = report.kill_switch
@@ -116,6 +117,10 @@ def report_page(report: Report, state: State | None = None, children: Links = ()
             "",
         ]
     return "\n".join([*lines, *_where(report.job_id, report.deployment, report.storage)])
+
+
+def _runs(count: int) -> str:
+    return f"{count:,} child run" if count == 1 else f"{count:,} child runs"
 
 
 def _where(job_id: str, deployment: str, storage: str) -> list[str]:

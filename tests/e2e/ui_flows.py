@@ -7,6 +7,8 @@ from typing import Any
 
 from orchestrator import batch_flow
 
+ERRORS = {"ValueError": ValueError, "TypeError": TypeError, "RuntimeError": RuntimeError}
+
 
 @batch_flow
 def careful(item: Any, *, seconds: float = 0.0) -> Any:
@@ -17,5 +19,5 @@ def careful(item: Any, *, seconds: float = 0.0) -> Any:
     """
     time.sleep(seconds)
     if isinstance(item, dict) and "fail" in item:
-        raise ValueError(item["fail"])
+        raise ERRORS[item.get("with", "ValueError")](item["fail"])
     return item

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from orchestrator.stack import Stack
+from orchestrator.stack import Stack, StackError
 from tests.prefect_stack import POOL
 from tests.support import eventually
 
 HERE = Path(__file__).parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 PATIENCE = 150
 """Seconds for a run of a busy machine; only what goes wrong takes so long."""
 
@@ -86,9 +86,20 @@ class Ui:
         Raises:
             StackError: Prefect refuses it.
         """
-        body = {"parameters": parameters, "enforce_parameter_schema": True, "state": {"type": "SCHEDULED"}}
-        run = self.stack.request("POST", f"/deployments/{self.deployment['id']}/create_flow_run", body)
+        run: dict[str, Any] = eventually(lambda: self._create(parameters), PATIENCE, "the run is created")
         return str(run["id"])
+
+    def _create(self, parameters: dict[str, Any]) -> dict[str, Any] | None:
+        body = {"parameters": parameters, "enforce_parameter_schema": True, "state": {"type": "SCHEDULED"}}
+        try:
+            run: dict[str, Any] = self.stack.request(
+                "POST", f"/deployments/{self.deployment['id']}/create_flow_run", body
+            )
+        except StackError as e:
+            if "HTTP 503" in str(e):  # SQLite is busy
+                return None
+            raise
+        return run
 
     def run(self, run: str) -> dict[str, Any]:
         found: dict[str, Any] = self.stack.request("GET", f"/flow_runs/{run}")
