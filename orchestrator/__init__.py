@@ -37,12 +37,20 @@ if TYPE_CHECKING:
     from orchestrator.core.report import Report
     from orchestrator.errors import (
         ConfigurationError,
+        DeploymentNotFoundError,
         EngineError,
+        EngineUnavailableError,
+        ExpressionError,
+        ItemTimeoutError,
         JobCancelledError,
+        JobConflictError,
         JobError,
         JobFailedError,
+        JobNotFoundError,
         KillSwitchTrippedError,
         OrchestratorError,
+        SourceError,
+        StorageError,
     )
     from orchestrator.flows.batch import batch_flow
     from orchestrator.flows.call import orchestrate, orchestrate_sync, resume, resume_sync
@@ -56,8 +64,9 @@ _SWITCHES = (
     "SettledCount", "Stalled", "SucceededCount", "Switch", "UnknownCount",
 )  # fmt: skip
 _ERRORS = (
-    "ConfigurationError", "EngineError", "JobCancelledError", "JobError", "JobFailedError", "KillSwitchTrippedError",
-    "OrchestratorError",
+    "ConfigurationError", "DeploymentNotFoundError", "EngineError", "EngineUnavailableError", "ExpressionError",
+    "ItemTimeoutError", "JobCancelledError", "JobConflictError", "JobError", "JobFailedError", "JobNotFoundError",
+    "KillSwitchTrippedError", "OrchestratorError", "SourceError", "StorageError",
 )  # fmt: skip
 _HOMES = {
     **dict.fromkeys(_SWITCHES, "orchestrator.core.killswitch"),
@@ -80,18 +89,24 @@ __all__ = [
     "ConsecutiveFailedBatches",
     "CrashedAttempts",
     "CrashedBatches",
+    "DeploymentNotFoundError",
     "Elapsed",
     "EngineError",
+    "EngineUnavailableError",
     "ErrorCount",
+    "ExpressionError",
     "FailedBatches",
     "FailedCount",
     "FailedRate",
     "ItemContext",
     "ItemOutcome",
+    "ItemTimeoutError",
     "JobCancelledError",
+    "JobConflictError",
     "JobError",
     "JobFailedError",
     "JobFolder",
+    "JobNotFoundError",
     "JobView",
     "KillSwitchTrippedError",
     "NotStartedCount",
@@ -101,7 +116,9 @@ __all__ = [
     "Settings",
     "SettledBatches",
     "SettledCount",
+    "SourceError",
     "Stalled",
+    "StorageError",
     "SucceededCount",
     "Switch",
     "UnknownCount",
