@@ -15,6 +15,7 @@ Links = Sequence[tuple[Child, str, str | None]]
 """Child runs to name on the page, each with its name and its own page's address."""
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|<>~&$])")
+_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _BAR = 20
 
 
@@ -25,7 +26,7 @@ def escape(text: str, limit: int = 300) -> str:
     """
     flat = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
     cut = flat if len(flat) <= limit else flat[: limit - 1] + "…"
-    return _SPECIAL.sub(r"\\\1", cut).replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\&", "&amp;")
+    return _SPECIAL.sub(lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), cut)
 
 
 def code(text: str) -> str:
