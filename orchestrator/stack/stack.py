@@ -24,6 +24,7 @@ from orchestrator.errors import ConfigurationError, EngineError
 from orchestrator.stack.processes import MARK_VARIABLE, Guard, end_marked, marked, send, spawn
 
 _RECORD = "stack.json"
+_BUSY_SECONDS = 10.0  # how long a busy SQLite is asked again
 _HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback: never through a proxy
 
 # What a process work pool's template says of its jobs. Source: prefect workers/process.py
@@ -129,6 +130,7 @@ class Stack:
         self._server: subprocess.Popen[bytes] | None = None
         self._workers: dict[str, subprocess.Popen[bytes]] = {}
         self._released = False
+        self._owner = os.getpid()
 
     # -- what it is
 
@@ -236,8 +238,8 @@ class Stack:
         Workers go first, so that nothing new starts; then the runs, which may still report to the server; then it.
         An interrupt while waiting ends the grace at once.
         """
-        if self._home is None or self._released:
-            return
+        if self._home is None or self._released or os.getpid() != self._owner:
+            return  # nothing to stop, not ours to stop any more, or a fork of ours is ending
         try:
             self._end_workers()
             server = {self._server.pid} if self._server else set()
@@ -246,7 +248,8 @@ class Stack:
             end_marked(self._mark, self._stop_seconds)
         finally:
             end_marked(self._mark, 0)
-            self._reap()
+            for process in filter(None, (self._server, *self._workers.values())):
+                process.wait()  # dead already; collects what is left of it
             if self._guard:
                 self._guard.release()
                 self._guard = None
@@ -433,13 +436,19 @@ class Stack:
         request = urllib.request.Request(
             self.api_url + path, data=data, method=method, headers={"content-type": "application/json"}
         )
-        try:
-            with _HTTP.open(request, timeout=30) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as e:
-            raise StackError(f"{method} {path}: HTTP {e.code}: {e.read()[:500]!r}") from e
-        except (OSError, urllib.error.URLError) as e:
-            raise StackError(f"{method} {path}: {e}") from e
+        end = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                with _HTTP.open(request, timeout=30) as answer:
+                    text = answer.read()
+                break
+            except urllib.error.HTTPError as e:
+                if e.code == 503 and time.monotonic() < end:
+                    time.sleep(0.1)  # "database is locked": rolled back, so that asking again is safe
+                    continue
+                raise StackError(f"{method} {path}: HTTP {e.code}: {e.read()[:500]!r}") from e
+            except (OSError, urllib.error.URLError) as e:
+                raise StackError(f"{method} {path}: {e}") from e
         return json.loads(text) if text else None
 
     # -- processes
