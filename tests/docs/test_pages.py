@@ -75,14 +75,16 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
     where = "import orchestrator; print(orchestrator.__file__)"
-    found = subprocess.run([python, "-c", where], cwd=home, capture_output=True, text=True, check=True).stdout
+    found = subprocess.run([python, "-c", where], cwd=home, env=environment(home / "bin", dict(os.environ)),
+                           capture_output=True, text=True, check=True).stdout  # fmt: skip
     assert str(home) in found, f"the checkout is used instead of the wheel: {found}"
     return home / "bin"
 
 
 def environment(installed: Path, base: dict[str, str]) -> dict[str, str]:
-    """A terminal's environment in which the installed programs come first."""
-    return base | {"PATH": f"{installed}{os.pathsep}{base['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
+    """A terminal's environment in which the installed programs come first, and nothing leads to this checkout."""
+    own = {name: value for name, value in base.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    return own | {"PATH": f"{installed}{os.pathsep}{base['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @pytest.fixture
