@@ -4,6 +4,7 @@ Law of this folder: it starts processes and talks HTTP to what it started; it ne
 `PREFECT_HOME` of the user, and what it started is gone when it is left, however it is left.
 """
 
-from orchestrator.stack.stack import Stack, StackError
+from orchestrator.stack.api import StackError
+from orchestrator.stack.stack import Stack
 
 __all__ = ["Stack", "StackError"]

@@ -13,66 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from orchestrator.errors import ConfigurationError, EngineError
+from orchestrator.errors import ConfigurationError
+from orchestrator.stack.api import StackError, ask
 from orchestrator.stack.processes import MARK_VARIABLE, Guard, end_marked, marked, send, spawn
+from orchestrator.stack.template import process_template
 
 _RECORD = "stack.json"
-_BUSY_SECONDS = 10.0  # how long a busy SQLite is asked again
-_HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback: never through a proxy
-
-# What a process work pool's template says of its jobs. Source: prefect workers/process.py
-# (ProcessWorker.get_default_base_job_template), 3.8.8; a test compares the two.
-_PROCESS_JOB = ("command", "env", "labels", "name", "stream_output", "working_dir")
-
-
-class StackError(EngineError):
-    """A part of the embedded stack did not start, or ended by itself; the text ends with the tail of its log."""
-
-
-def process_template(command: str | None) -> dict[str, Any]:
-    """Base job template of a process work pool whose runs start with `command` unless a deployment says otherwise.
-
-    With a command of its own a run costs one interpreter start instead of two (1.0 to 1.6 s less on two cores); in
-    exchange the worker itself, not a fresh process, loads a flow's `on_cancellation` and `on_crashed` hooks.
-    Source: prefect workers/process.py, runner/_workspace_starter.py, 3.8.8.
-    """
-    text = {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}
-    mapping = {"type": "object", "additionalProperties": {"type": "string"}}
-    properties: dict[str, Any] = {
-        "name": text | {"title": "Name", "description": "Name given to infrastructure created by a worker."},
-        "env": mapping
-        | {
-            "title": "Environment Variables",
-            "additionalProperties": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-            "description": "Environment variables to set when starting a flow run.",
-        },
-        "labels": mapping | {"title": "Labels", "description": "Labels applied to infrastructure created by a worker."},
-        "command": text
-        | {"title": "Command", "default": command, "description": "The command to use when starting a flow run."},
-        "stream_output": {
-            "type": "boolean",
-            "title": "Stream Output",
-            "default": True,
-            "description": "If enabled, workers will stream output from flow run processes to local standard output.",
-        },
-        "working_dir": {
-            "anyOf": [{"format": "path", "type": "string"}, {"type": "null"}],
-            "title": "Working Directory",
-            "default": None,
-            "description": "Folder in which flow run processes start; by default a temporary one.",
-        },
-    }
-    return {
-        "job_configuration": {name: f"{{{{ {name} }}}}" for name in _PROCESS_JOB},
-        "variables": {"type": "object", "properties": properties},
-    }
 
 
 class Stack:
@@ -432,24 +383,7 @@ class Stack:
         Raises:
             StackError: the server cannot be reached or answers with an error.
         """
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self.api_url + path, data=data, method=method, headers={"content-type": "application/json"}
-        )
-        end = time.monotonic() + _BUSY_SECONDS
-        while True:
-            try:
-                with _HTTP.open(request, timeout=30) as answer:
-                    text = answer.read()
-                break
-            except urllib.error.HTTPError as e:
-                if e.code == 503 and time.monotonic() < end:
-                    time.sleep(0.1)  # "database is locked": rolled back, so that asking again is safe
-                    continue
-                raise StackError(f"{method} {path}: HTTP {e.code}: {e.read()[:500]!r}") from e
-            except (OSError, urllib.error.URLError) as e:
-                raise StackError(f"{method} {path}: {e}") from e
-        return json.loads(text) if text else None
+        return ask(self.api_url, method, path, body)
 
     # -- processes
 

@@ -19,7 +19,7 @@ from prefect.workers.process import ProcessWorker
 from orchestrator.errors import ConfigurationError
 from orchestrator.stack import Stack, StackError
 from orchestrator.stack.processes import marked
-from orchestrator.stack.stack import process_template
+from orchestrator.stack.template import process_template
 from tests.support import eventually
 
 
