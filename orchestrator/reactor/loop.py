@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 from orchestrator.core.machine import State, step
@@ -335,7 +335,8 @@ class Reactor:
         )
         self.report = report = await self._write_report(report)
         await self._publish_report(report)
-        await self._emit("finished", {"verdict": report.verdict.value, "headline": report.headline})
+        told = {"verdict": report.verdict.value, "ok": report.ok, "headline": report.headline}
+        await self._emit("finished", told | {"items": asdict(report.items)})
         level = logging.INFO if report.ok else logging.WARNING
         self._log.log(level, "Job %s %s: %s", self._job.id, report.verdict.value, report.headline)
         self._tell_view()
