@@ -58,7 +58,9 @@ async def _restore_page(job: Job, gateway: Gateway, page: range, files: Mapping[
     )
     restored = [(b, attempt) for b, attempt in over.items() if attempt is not None]
     for (b, attempt), reading in zip(restored, readings, strict=True):
-        events.append(ev.Restored(b, attempt, reading, _phase(runs.get(lost.get(b, "")))))
+        # A next attempt exists: however this one ended, it was tried again.
+        ended = None if wanted[b] in runs else _phase(runs.get(lost.get(b, "")))
+        events.append(ev.Restored(b, attempt, reading, ended))
     for b, key in wanted.items():
         if (run := runs.get(key)) is not None:
             events.append(ev.Submitted(b, current.get(b, 0), run.id, run.phase, run.started))

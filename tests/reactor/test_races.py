@@ -419,6 +419,16 @@ def test_what_a_dead_parent_had_given_up_stays_given_up():
     assert simulation.report.items.succeeded == 60
 
 
+@pytest.mark.parametrize("after", [100.0, 304.0, 306.0, 308.0, 310.0, 312.0, 314.0])
+def test_a_child_that_a_dead_parent_gave_up_was_not_cancelled_by_somebody_else(after):
+    """It was stuck in Pending and cancelled; the parent died before that was over, or while the next attempt ran."""
+    faults = fate_of(1, Fate(stuck_pending=True))
+    job, simulation = interrupted_then_resumed(after, faults=faults, start_timeout_seconds=5)
+    check(simulation)
+    assert simulation.report.items.succeeded == 60
+    assert sum("/1/" in (run.key or "") for run in job.engine.runs()) == 2
+
+
 def test_a_stop_that_a_dead_parent_wrote_is_carried_out_by_the_next():
     job = Job(process=lambda item: 1 / 0)
     storage = f"memory://stopped-{id(job)}"

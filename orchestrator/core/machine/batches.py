@@ -74,6 +74,9 @@ def _submitted(state: State, batch: BatchState, event: ev.Submitted) -> list[Com
         return [] if event.phase.is_terminal else [ev.Cancel((event.run,))]
     if batch.stage in (Stage.WAITING, Stage.SUBMITTING, Stage.UNKNOWN):
         batch.run = event.run
+        if not state.begun and not event.started and event.phase in (Phase.CANCELLING, Phase.CANCELLED):
+            # Given up by the parent before this one, or cleared away after its death: nothing of it ran.
+            batch.giving_up = "it was cancelled before it started, in the time of an earlier parent run"
         state.move(batch, Stage.IN_FLIGHT)
     return _seen(state, batch, event.phase, event.started, "")
 

@@ -206,6 +206,18 @@ def test_a_child_that_ended_while_there_was_no_parent_is_read():
     assert ev.Submit(0, 1) in play.closed(lost(1, 2))
 
 
+@pytest.mark.parametrize("phase", [Phase.CANCELLING, Phase.CANCELLED])
+@pytest.mark.parametrize("ran", [False, True])
+def test_a_child_cancelled_in_the_time_of_an_earlier_parent_is_tried_again_unless_it_ran(phase, ran):
+    play = Play(3, started=False)
+    play.play(ev.Submitted(0, 0, run_of(0), phase, started=ran), ev.Started())
+    if phase is Phase.CANCELLING:
+        play.seen(Phase.CANCELLED)
+    said = play.closed(lost(0, 0, 3))
+    assert (ev.Submit(0, 1) in said) is not ran
+    assert outcomes(play) == (["cancelled"] if ran else [None])
+
+
 def test_a_job_whose_batches_are_all_restored_is_over_when_it_starts():
     play = Play(3, 3, started=False)
     play.play(ev.Restored(0, 0, done(3)), ev.Restored(1, 0, done(3)))
