@@ -60,9 +60,9 @@ def open_browser() -> Iterator[Any]:
 class Ui:
     """The deployed project on a stack, and what the UI asks its API for."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, name: str = "ui") -> None:
         self.stack = stack
-        self.deployment = stack.request("GET", "/deployments/name/orchestrate/ui")
+        self.deployment = stack.request("GET", f"/deployments/name/orchestrate/{name}")
 
     @classmethod
     def deploy(cls, stack: Stack, folder: Path) -> Ui:
