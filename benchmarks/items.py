@@ -17,7 +17,7 @@ from benchmarks.metering import Meter
 from benchmarks.table import Row
 from orchestrator.stack import Stack
 
-ITEMS, MAPPED, ROUNDS = 20_000, 300, 2
+ITEMS, MAPPED, ROUNDS = 50_000, 300, 2
 RATE_RATIO, CPU_RATIO = 20, 0.01
 
 
