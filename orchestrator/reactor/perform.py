@@ -69,6 +69,9 @@ class Performer:
         batch, attempt = command.batch, command.attempt
         try:
             submission = await self._io(self._job.submission, batch, attempt)
+            if self._stopping():  # meanwhile: nothing is sent any more
+                self._post(ev.SubmissionDeferred(batch, attempt))
+                return
             run = await self._gateway.submit(submission)
         except SubmissionUnknownError:
             self._post(ev.SubmissionLost(batch, attempt))

@@ -124,6 +124,13 @@ def test_items_that_cannot_be_read_are_waited_for_unless_they_are_damaged(monkey
     assert done(job, Door(run_of()), lambda p: p.submit(ev.Submit(0, 0)))[0] == [event]
 
 
+def test_once_the_job_stops_nothing_is_sent_any_more():
+    door = Door(run_of())
+    events, _, _ = done(prepared().job, door, lambda p: p.submit(ev.Submit(0, 0)), stopping=True)
+    assert events == [ev.SubmissionDeferred(0, 0)]
+    assert door.asked == []
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_a_question_by_key_is_answered_by_an_event(there):
     job = prepared().job
