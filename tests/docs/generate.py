@@ -79,6 +79,24 @@ def command_table() -> str:
     return _table(("command", "what it does"), rows)
 
 
+def error_table() -> str:
+    """Every error that the package exports, most general last, with the exit code of the command line."""
+    import orchestrator
+    from orchestrator.errors import OrchestratorError
+
+    found: list[type[OrchestratorError]] = []
+    for name in orchestrator.__all__:
+        value = getattr(orchestrator, name)
+        if isinstance(value, type) and issubclass(value, OrchestratorError):
+            found.append(value)
+    found.sort(key=lambda e: (e.exit_code, -len(e.__mro__), e.__name__))
+    rows = [
+        (f"`{e.__name__}`", f"`{e.__mro__[1].__name__}`", (e.__doc__ or "").split("\n")[0], str(e.exit_code))
+        for e in found
+    ]
+    return _table(("error", "is a", "meaning", "exit code"), rows)
+
+
 def verdict_table() -> str:
     """Every way a job can end, with the parent's state and the exit code."""
     from orchestrator.core.model import Verdict
@@ -113,6 +131,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "job-parameters": job_table,
     "commands": command_table,
     "verdicts": verdict_table,
+    "errors": error_table,
 }
 
 
