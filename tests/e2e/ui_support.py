@@ -21,7 +21,7 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-PATIENCE = 150
+PATIENCE = 240
 """Seconds for a run of a busy machine; only what goes wrong takes so long."""
 
 TERMINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
