@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 from orchestrator import orchestrate_sync
@@ -14,7 +12,9 @@ from tests.support import eventually
 pytestmark = MARKS
 
 
-def test_a_killed_child_is_replaced_and_only_its_rest_runs_again(work: str, job: Watched, tmp_path: Path) -> None:
+def test_a_killed_child_is_replaced_and_only_its_rest_runs_again(
+    work: str, job: Watched, tmp_path: Path, quick_stop: float
+) -> None:
     what = [{"n": n} for n in range(3)] + [{"n": 3, "die_once": str(tmp_path / "died")}] + [{"n": n} for n in (4, 5)]
     report = orchestrate_sync(work, what, batch_size=6, **job.request)
     check(job, report, max_in_flight=1)
@@ -28,7 +28,7 @@ def test_a_killed_child_is_replaced_and_only_its_rest_runs_again(work: str, job:
 
 
 def test_a_child_that_always_dies_uses_its_attempts_up_and_its_item_is_unknown(
-    work: str, job: Watched, tmp_path: Path
+    work: str, job: Watched, tmp_path: Path, quick_stop: float
 ) -> None:
     # Dies at its first item in the first run, at its second in the only further one.
     what = [{"n": 0, "die_once": str(tmp_path / "a")}, {"n": 1, "die_once": str(tmp_path / "b")}, {"n": 2}]
@@ -78,16 +78,3 @@ def test_a_child_cancelled_by_hand_is_not_tried_again(work: str, job: Watched, s
     assert report.items.unknown <= 1
     assert report.items.not_started >= 30
     assert any("batch 1 was cancelled" in note for note in report.notes), report.notes
-
-
-def test_a_run_process_killed_from_outside_is_replaced(work: str, job: Watched, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    what = [{"n": 0}, {"n": 1, "gate": str(gate)}, {"n": 2}]
-    future = in_background(lambda: orchestrate_sync(work, what, batch_size=3, **job.request))
-    job.wait_until_started(2)
-    os.kill(job.trace()[-1]["pid"], signal.SIGKILL)
-    gate.touch()
-    report = future.result(timeout=90)
-    check(job, report)
-    assert report.items.succeeded == 3
-    assert job.started() == [0, 1, 1, 2]

@@ -149,7 +149,8 @@ def test_a_killed_script_is_resumed_by_job_id_and_its_live_children_are_adopted(
     report = resume_sync(job.job, storage=job.storage)
     check(job, report, max_in_flight=2)
     assert (report.verdict.value, report.items.succeeded) == ("completed", 36)
-    assert [run["id"] for run in job.children()][:2] == before
+    # Those that ran or were over are the same runs; of the three batches none has a second one.
+    assert [run["id"] for run in job.children()][: len(before)] == before
     assert len(job.children()) == 3
     assert job.started() == sorted(set(job.started()), key=job.started().index), "an item ran twice"
     assert len(job.started()) == 36
