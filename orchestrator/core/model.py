@@ -155,7 +155,8 @@ class BatchReference:
     hash: str
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        # Not `asdict`, which copies deeply: this is done for each child run.
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def of(cls, *, job: str, folder: str, nonce: str, batches: int, attempt: int, batch: Batch) -> BatchReference:

@@ -135,8 +135,11 @@ class Reactor:
     async def _play(self, event: ev.Event) -> None:
         at = asyncio.get_running_loop().time() - self._began
         self._children.see(event, at)
+        before = self.state.stop
         for command in step(self.state, event, at):
             self._do(command)
+        if self.state.stop is not before:
+            self._watch.nudge()  # whom to cancel, and when, depends on who runs by now
         if isinstance(event, (ev.Submitted, ev.RunSeen)):
             batch = self.state.batches[event.batch]
             if batch.stage in (Stage.IN_FLIGHT, Stage.STOPPING) and batch.run is not None:
@@ -152,8 +155,8 @@ class Reactor:
                 in_background(self._creating, self._perform.submit(command), self._failed)
             case ev.Resolve():
                 in_background(self._tasks, self._perform.resolve(command), self._failed)
-            case ev.Cancel(runs):
-                in_background(self._tasks, self._perform.cancel(runs), self._failed)
+            case ev.Cancel():
+                in_background(self._tasks, self._perform.cancel(command), self._failed)
             case ev.Close(batch):
                 self._watch.forget(batch)
                 in_background(self._tasks, self._perform.close(command), self._failed)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from orchestrator.core.machine import events as ev
-from orchestrator.core.model import EndReason, Failure, ItemOutcome, Phase, Reading, RunId
+from orchestrator.core.model import EndReason, Failure, ItemOutcome, Phase, Reading
 from orchestrator.engine.gateway import CancelReply, Gateway
 from orchestrator.errors import (
     EngineError,
@@ -99,11 +99,20 @@ class Performer:
         else:
             self._post(ev.Submitted(batch, attempt, run.id, run.phase, run.started))
 
-    async def cancel(self, runs: tuple[RunId, ...]) -> None:
+    async def cancel(self, command: ev.Cancel) -> None:
         """Ask until Prefect has taken every request; what becomes of them is read, not believed."""
-        left, pause = list(runs), 0.5
+        left, pause, look = list(command.runs), 0.5, command.spare_running
         while left:
             try:
+                if look:
+                    # What the parent knows may be a poll old. In a moment is soon enough for those that run.
+                    seen = await self._gateway.read_runs(left)
+                    running = tuple(r for r in left if r in seen and seen[r].phase is Phase.RUNNING)
+                    left = [r for r in left if r not in running]
+                    if running:
+                        self._post(ev.Spared(running))
+                    if not left:
+                        return
                 replies = await self._gateway.request_cancel(left)
             except EngineError as e:
                 logger.debug("%d child runs cannot be cancelled now: %s", len(left), e)

@@ -277,6 +277,21 @@ def test_no_item_starts_later_than_one_look_after_the_stop():
     assert job.engine.created_after(stopped_at[0]) == 0
 
 
+def test_a_child_that_began_to_run_unseen_gets_its_items_grace_all_the_same():
+    job = Job(seconds=0.2)
+
+    async def stop(job: Job, reactor: Reactor) -> None:
+        while not job.starts:
+            await asyncio.sleep(0.01)
+        assert reactor.state.batches[0].phase is not Phase.RUNNING, "the parent is not to know yet"
+        reactor.post(ev.StopRequested(StopRecord(StopMode.CANCEL, StopCause.REQUESTED, "no more", "test")))
+
+    simulation = run_small(job, items=100, batch_size=100, max_in_flight=1, meanwhile=stop)
+    (run,) = job.engine.runs()
+    assert run.state_name == "Stopped", "it ended by itself, after its item, and was not ended by Prefect"
+    assert simulation.report.items.unknown == 0
+
+
 def test_drain_lets_children_finish_and_starts_nothing_more():
     job = Job()
 

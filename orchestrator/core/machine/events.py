@@ -92,6 +92,13 @@ class RunVanished:
 
 
 @dataclass(frozen=True, slots=True)
+class Spared:
+    """These runs were not cancelled: they had begun to run, which nobody had told before."""
+
+    runs: tuple[RunId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Progressed:
     """News of the items of a running child."""
 
@@ -153,6 +160,7 @@ Event = (
     | SubmissionAbsent
     | RunSeen
     | RunVanished
+    | Spared
     | Progressed
     | Closed
     | CloseFailed
@@ -196,9 +204,14 @@ class Resolve:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Ask Prefect to cancel these runs (CANCELLING; asked is not done)."""
+    """Ask Prefect to cancel these runs (CANCELLING; asked is not done).
+
+    Args:
+        spare_running: Read them first and leave out those that run by now: their items are owed a grace.
+    """
 
     runs: tuple[RunId, ...]
+    spare_running: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,9 @@ _VERDICTS = {
     StopCause.FAILED: Verdict.FAILED,
 }
 
+_TELLING = (ev.Started, ev.Ticked, ev.Progressed, ev.Closed, ev.CloseFailed, ev.ControlChanged)
+"""Events after which a switch may say something new: they move a count, the time, or the switch itself."""
+
 PARENT_CANCELLED_SECONDS = 23.0
 """Prefect kills a cancelled parent about 29 s after the request: by then its report must be written."""
 
@@ -49,6 +52,9 @@ def step(state: State, event: Event, at: float) -> list[Command]:
             commands = _on_time(state)
         case ev.Progressed():
             commands = on_progress(state, event)
+        case ev.Spared():
+            _spare(state, event)
+            commands = []
         case ev.StopRequested():
             commands = stop(state, event.record, written=event.written)
         case ev.ControlChanged():
@@ -60,7 +66,7 @@ def step(state: State, event: Event, at: float) -> list[Command]:
             commands = on_batch_event(state, event)
     if not state.begun:
         return commands  # nothing is decided before all is restored
-    if stopping := _ask_switches(state, event):
+    if stopping := _ask_switches(state, event) if isinstance(event, _TELLING) else []:
         # The batch that was to be tried again was settled by the stop.
         commands = [*(c for c in commands if not isinstance(c, ev.TryAgain)), *stopping]
     commands += _cancel_children(state)
@@ -149,7 +155,16 @@ def _cancel_children(state: State) -> list[Command]:
         if batch.stage is Stage.IN_FLIGHT and batch.run and (graced or batch.phase is not Phase.RUNNING):
             state.move_by_time(batch, Stage.STOPPING)
             runs.append(batch.run)
-    return [ev.Cancel(tuple(runs))] if runs else []
+    return [ev.Cancel(tuple(runs), spare_running=not graced)] if runs else []
+
+
+def _spare(state: State, event: ev.Spared) -> None:
+    """What was known of these children was old: they run, and get the grace of running ones."""
+    for index in sorted(state.active):
+        batch = state.batches[index]
+        if batch.stage is Stage.STOPPING and batch.run in event.runs and batch.giving_up is None:
+            state.move_by_time(batch, Stage.IN_FLIGHT)
+            batch.phase, batch.phase_since, batch.started = Phase.RUNNING, state.tally.now, True
 
 
 # ------------------------------------------------------------------ the window

@@ -92,7 +92,7 @@ TIMED: dict[Stage, Row] = {
     _U: _row("the cancel deadline passed", _C),
     _S: _row("the cancel deadline passed", _C),
     _F: _row("the job stops; or start or batch timeout passed; or the cancel deadline passed", _X, _C),
-    _X: _row("the cancel deadline passed", _C),
+    _X: _row("it had begun to run and was spared; or the cancel deadline passed", _F, _C),
 }
 
 

@@ -229,6 +229,8 @@ TIMED_CASES = [
     Timed("the deadline comes before the grace ends", lambda: stopped(in_flight(item_grace=60)),
           lambda p: p.wait(31), Stage.IN_FLIGHT, Stage.CLOSING),
     Timed("it does not end", stopping, lambda p: p.wait(31), Stage.STOPPING, Stage.CLOSING),
+    Timed("it had begun to run unseen", stopping, lambda p: p.play(ev.Spared((run_of(0),))),
+          Stage.STOPPING, Stage.IN_FLIGHT),
 ]  # fmt: skip
 
 

@@ -47,10 +47,20 @@ def test_a_stop_cancels_at_once_what_does_not_run_and_the_rest_after_the_grace()
     play = Play(1, 1, 1, max_in_flight=3, item_grace=12)
     for batch, phase in enumerate((Phase.SCHEDULED, Phase.PENDING, Phase.RUNNING)):
         play.submitted(batch, phase)
-    assert play.stop()[-1] == ev.Cancel((run_of(0), run_of(1)))
+    assert play.stop()[-1] == ev.Cancel((run_of(0), run_of(1)), spare_running=True)
     assert play.wait(11.9) == []
     assert play.wait(0.1) == [ev.Cancel((run_of(2),))]
     assert play.wait(1) == []
+
+
+def test_a_child_that_had_begun_to_run_unseen_is_spared_until_its_items_had_their_grace():
+    play = Play(1, 1, max_in_flight=2, item_grace=12)
+    play.submitted(0, Phase.SCHEDULED)
+    play.submitted(1, Phase.PENDING)
+    play.stop()
+    assert play.play(ev.Spared((run_of(1),))) == []
+    assert play.wait(11.9) == []
+    assert play.wait(0.1) == [ev.Cancel((run_of(1),))]
 
 
 def test_draining_cancels_nobody_however_long_it_takes():

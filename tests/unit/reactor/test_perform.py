@@ -151,7 +151,7 @@ def test_a_question_that_cannot_be_asked_is_asked_later():
 def test_a_cancel_is_asked_until_every_run_was_taken():
     a, b = RunId("a"), RunId("b")
     door = Door(EngineUnavailableError("away"), {a: CancelReply.REQUESTED}, {b: CancelReply.CANCELLED})
-    events, nudges, seconds = done(prepared().job, door, lambda p: p.cancel((a, b)))
+    events, nudges, seconds = done(prepared().job, door, lambda p: p.cancel(ev.Cancel((a, b))))
     assert door.asked == [(a, b), (a, b), (b,)]
     assert events == [], "asked is not done: what becomes of them is read"
     assert nudges == 1
