@@ -43,8 +43,14 @@ def up(
     home: Home = None,
     port: Port = None,
     pool: Annotated[
-        str, flag("--pool", "Name of the process work pool.", group=PLACE, env="ORCHESTRATOR_STACK_POOL")
-    ] = "local",
+        str | None,
+        flag(
+            "--pool",
+            "Name of the process work pool. Default: the file's first, else `local`.",
+            group=PLACE,
+            env="ORCHESTRATOR_STACK_POOL",
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         flag("--limit", "Most runs at once in that pool.", group=PLACE, env="ORCHESTRATOR_STACK_LIMIT"),
@@ -69,24 +75,30 @@ def up(
         prefect_file = Path("prefect.yaml")
     if prefect_file is not None and not prefect_file.exists():
         raise ConfigurationError(f"{prefect_file} does not exist", field="prefect_file")
+    named = _pools(prefect_file) if prefect_file is not None else []
+    pool = pool or next(iter(named), "local")
     say("starting a Prefect server and a worker (about ten seconds)")
     with ended_by_sigterm(), Stack(home, port, pool=pool, pool_limit=limit) as stack:
         deployed = deploy_all(stack, prefect_file)
-        if json:
-            facts = {"ui_url": stack.ui_url, "api_url": stack.api_url, "home": str(stack.home), "pool": stack.pool}
-            give_json(facts | {"deployments": deployed})
-        else:
-            give(f"UI:          {stack.ui_url}")
-            give("deployments: " + ", ".join(deployed))
-            give("use it from another terminal:")
-            give(f"  export PREFECT_API_URL={stack.api_url} PREFECT_HOME={stack.home}")
-        sys.stdout.flush()
-        say("Ctrl-C stops it")
         try:
+            _announce(stack, deployed, json)
             threading.Event().wait()
         except KeyboardInterrupt:
             say("stopping")
     return 0
+
+
+def _announce(stack: Stack, deployed: list[str], json: bool) -> None:
+    if json:
+        facts = {"ui_url": stack.ui_url, "api_url": stack.api_url, "home": str(stack.home), "pool": stack.pool}
+        give_json(facts | {"deployments": deployed})
+    else:
+        give(f"UI:          {stack.ui_url}")
+        give("deployments: " + ", ".join(deployed))
+        give("use it from another terminal:")
+        give(f"  export PREFECT_API_URL={stack.api_url} PREFECT_HOME={stack.home}")
+    sys.stdout.flush()
+    say("Ctrl-C stops it")
 
 
 @contextmanager
@@ -106,7 +118,9 @@ def deploy_all(stack: Stack, prefect_file: Path | None) -> list[str]:
     `prefect deploy --all`. Source: prefect cli/deploy, 3.8.8, measured.
     """
     if prefect_file is not None:
-        for pool in sorted(_pools(prefect_file) - {stack.pool}):
+        for pool in _pools(prefect_file):
+            if pool == stack.pool:
+                continue
             stack.create_pool(pool)
             stack.start_worker(pool=pool, wait=False)
         stack.deploy(prefect_file)
@@ -123,11 +137,11 @@ def deploy_all(stack: Stack, prefect_file: Path | None) -> list[str]:
     return sorted(f"{flows[d['flow_id']]}/{d['name']}" for d in found)
 
 
-def _pools(prefect_file: Path) -> set[str]:
-    """Names of the work pools that a prefect.yaml's deployments use."""
+def _pools(prefect_file: Path) -> list[str]:
+    """Names of the work pools that a prefect.yaml's deployments use, in its order."""
     try:
         entries = (yaml.safe_load(prefect_file.read_text()) or {}).get("deployments") or []
-        names = {(entry.get("work_pool") or {}).get("name") for entry in entries}
+        names = dict.fromkeys((entry.get("work_pool") or {}).get("name") for entry in entries)
     except (yaml.YAMLError, AttributeError, OSError) as e:
         raise ConfigurationError(f"{prefect_file} is not a prefect.yaml: {e}", field="prefect_file") from e
-    return {name for name in names if isinstance(name, str) and "{" not in name}
+    return [name for name in names if isinstance(name, str) and "{" not in name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -117,7 +116,7 @@ def test_ctrl_c_stops_the_job_and_waits_for_its_report(program: Program, work: s
     try:
         eventually(lambda: started(trace) >= 2, 60, "items run")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=100)
     finally:
         process.kill()
     assert process.returncode == 4, err
@@ -196,10 +195,8 @@ def test_up_serves_deployments_until_ctrl_c(program: Program) -> None:
     try:
         facts = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
         assert facts["deployments"] == ["hi/there", "orchestrate/default"]
-        server = subprocess.run(["pgrep", "-f", facts["home"]], check=False, capture_output=True)
-        assert server.returncode in (0, 1)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=100)
     finally:
         process.kill()
         process.communicate()
