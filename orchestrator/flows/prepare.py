@@ -207,7 +207,6 @@ async def start_of(
         item_grace=fence + float(child.get("item_grace_seconds", 10.0)),
         cancel_deadline=settings.cancel_deadline_seconds,
         submit_concurrency=settings.submit_concurrency,
-        news_age=settings.poll_seconds + 1.0,  # and a reading takes a moment
     )
     job = Job(
         id=record.job_id,

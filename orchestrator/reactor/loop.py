@@ -192,14 +192,14 @@ class Reactor:
 
     def _failed(self, error: BaseException) -> None:
         self._error = self._error or error
-        self.post(ev.Ticked())  # wake the loop
+        self.post(ev.Ticked(0.0))  # wake the loop
 
     # ------------------------------------------------------------------ by itself
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            self.post(ev.Ticked())
+            self.post(ev.Ticked(max(0.0, self._watch.read_at - self._began)))
             self._tell_view()
 
     def _tell_view(self) -> None:

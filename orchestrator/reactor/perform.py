@@ -13,8 +13,10 @@ from orchestrator.core.model import EndReason, Failure, ItemOutcome, Phase, Read
 from orchestrator.engine.gateway import CancelReply, Gateway
 from orchestrator.errors import (
     EngineError,
+    EngineUnavailableError,
     OrchestratorError,
     StorageError,
+    StoreUnavailableError,
     SubmissionRefusedError,
     SubmissionUnknownError,
 )
@@ -77,11 +79,11 @@ class Performer:
             self._post(ev.SubmissionLost(batch, attempt))
         except SubmissionRefusedError as e:
             self._post(ev.SubmissionRefused(batch, attempt, str(e)))
-        except EngineError as e:
+        except (EngineUnavailableError, StoreUnavailableError) as e:
             logger.debug("Batch %d cannot be submitted now: %s", batch + 1, e)
             self._post(ev.SubmissionDeferred(batch, attempt))
         except OrchestratorError as e:
-            # Items that go by value are read here: staged items that are gone come back with no retry.
+            # A server that does not understand us; or, where items go by value, staged items that are gone.
             self._post(ev.SubmissionRefused(batch, attempt, str(e)))
         else:
             self._post(ev.Submitted(batch, attempt, run.id, run.phase, run.started))

@@ -42,6 +42,7 @@ class Watch:
         self._nudged = asyncio.Event()
         self._last_news = 0.0
         self.unreachable_since: float | None = None
+        self.read_at = 0.0  # the loop's time at which the last reading that succeeded began
 
     def nudge(self) -> None:
         """Read soon: something is known to have changed."""
@@ -100,9 +101,10 @@ class Watch:
             except TimeoutError:
                 pass
             self._nudged.clear()
+            began = loop.time()
             try:
                 await self.read_once()
-                self.unreachable_since = None
+                self.unreachable_since, self.read_at = None, began
             except EngineError:
                 # An outage: keep asking, the job goes on when it is over.
                 self.unreachable_since = self.unreachable_since or loop.time()

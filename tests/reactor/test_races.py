@@ -200,6 +200,15 @@ def test_a_child_stuck_in_pending_is_replaced_after_the_start_timeout():
     assert simulation.seconds < 30 + TYPICAL.cancelling_timeout + 60
 
 
+def test_a_child_is_not_given_up_for_what_it_may_have_left_while_prefect_was_away():
+    faults = Faults()
+    faults.outage(1.5, 120.0)  # they are Pending when the server goes, and Running when it is back
+    job = Job(faults=faults, seconds=30.0)
+    simulation = run_small(job, start_timeout_seconds=20)
+    assert simulation.report.items.succeeded == 40
+    assert len(list(job.engine.runs())) == 8
+
+
 def test_a_child_that_runs_too_long_is_replaced():
     slow = {"first": True}
 

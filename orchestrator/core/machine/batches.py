@@ -25,6 +25,7 @@ from orchestrator.core.model import (
 from orchestrator.errors import InvalidTransitionError
 
 ASK_AGAIN_SECONDS = 2.0  # between two questions about a creation of unknown outcome
+MOST_ATTEMPTS = 50  # of one batch, whoever is to blame
 OVER = (Stage.CLOSING, Stage.SETTLED)  # news of a batch that is over changes nothing
 DEFERRAL_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)  # before the next creation while Prefect is away
 
@@ -230,7 +231,9 @@ def _try_again(state: State, batch: BatchState, reason: str) -> list[Command]:
     if state.stop is not None:
         outcome = BatchOutcome.CANCELLED if state.cancelling else BatchOutcome.CRASHED
         return settle(state, batch, outcome, reason)
-    if batch.attempt >= state.setup.batch_retries:
+    # A parent that was silent for too long is no fault of the batch: such an attempt is not one of its retries.
+    blameless = batch.reading is not None and batch.reading.reason is EndReason.LEASE_LOST
+    if batch.attempt >= (MOST_ATTEMPTS if blameless else state.setup.batch_retries):
         outcome = BatchOutcome.FAILED if batch.phase is Phase.FAILED else BatchOutcome.CRASHED
         return settle(state, batch, outcome, reason)
     lost = batch.attempt

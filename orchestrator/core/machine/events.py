@@ -147,7 +147,14 @@ class Superseded:
 
 @dataclass(frozen=True, slots=True)
 class Ticked:
-    """Time has passed."""
+    """Time has passed.
+
+    Args:
+        read_at: When the children in flight were last read, on the job's clock: what is known of them is as old as
+            that, and no child is given up for a phase it may have left since. None: just now.
+    """
+
+    read_at: float | None = None
 
 
 Event = (

@@ -26,7 +26,6 @@ class Setup:
         item_grace: What running children get before they are asked to cancel.
         cancel_deadline: From a cancelling stop to the end of the job, settled or named.
         submit_concurrency: Creations asked for at the same time.
-        news_age: How old what is known of a child may be: it is not given up for a phase that it may have left.
     """
 
     counts: Sequence[int]
@@ -40,7 +39,6 @@ class Setup:
     item_grace: float = 12.0
     cancel_deadline: float = 30.0
     submit_concurrency: int = 1
-    news_age: float = 0.0
 
 
 class BatchState:

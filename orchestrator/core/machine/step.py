@@ -49,7 +49,7 @@ def step(state: State, event: Event, at: float) -> list[Command]:
             state.tally.started = state.tally.last_progress = state.tally.now
             commands: list[Command] = []
         case ev.Ticked():
-            commands = _on_time(state)
+            commands = _on_time(state, event)
         case ev.Progressed():
             commands = on_progress(state, event)
         case ev.Spared():
@@ -102,9 +102,10 @@ def _batch_of(event: Event) -> int | None:
 # ------------------------------------------------------------------ time
 
 
-def _on_time(state: State) -> list[Command]:
+def _on_time(state: State, event: ev.Ticked) -> list[Command]:
     commands: list[Command] = []
     now = state.tally.now
+    known_until = now if event.read_at is None else min(now, event.read_at)
     if state.paused and not state.active:
         state.tally.last_progress = now  # an operator's pause is no stall
     late = state.stop is not None and now >= state.stop_at + _deadline(state)
@@ -121,7 +122,7 @@ def _on_time(state: State) -> list[Command]:
             batch.ask_at = None
             # Creating again under the same key is the surest question; after a stop only asking is allowed.
             commands.append((ev.Resolve if state.stop else ev.Submit)(index, batch.attempt))
-        elif batch.stage is Stage.IN_FLIGHT and (reason := _too_long(state, batch)) is not None:
+        elif batch.stage is Stage.IN_FLIGHT and (reason := _too_long(state, batch, known_until)) is not None:
             batch.giving_up = reason
             state.move_by_time(batch, Stage.STOPPING)
             commands += [ev.Cancel((batch.run,))] if batch.run else []
@@ -134,8 +135,8 @@ def _deadline(state: State) -> float:
     return state.setup.cancel_deadline
 
 
-def _too_long(state: State, batch: BatchState) -> str | None:
-    since = state.tally.now - batch.phase_since - state.setup.news_age
+def _too_long(state: State, batch: BatchState, known_until: float) -> str | None:
+    since = known_until - batch.phase_since
     limit = state.setup.batch_timeout
     if batch.phase is Phase.PENDING and since > state.setup.start_timeout:
         return f"it did not start within {state.setup.start_timeout:g} s of Pending"

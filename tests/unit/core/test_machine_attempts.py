@@ -10,6 +10,7 @@ from orchestrator.core.model import (
     Counts,
     EndReason,
     Phase,
+    Reading,
     StopCause,
     StopMode,
     StopRecord,
@@ -294,3 +295,13 @@ def test_a_parent_that_was_superseded_does_nothing_more():
     assert play.wait(1000) == []
     assert play.state.is_over
     assert play.state.verdict is None
+
+
+def test_an_attempt_that_the_parents_silence_ended_is_not_one_of_the_retries():
+    play = Play(2, batch_retries=1)
+    silence = Reading(Counts(1), 0, 1, ended=True, reason=EndReason.LEASE_LOST)
+    for attempt in range(4):
+        play.submitted(0, Phase.RUNNING, attempt)
+        play.ends(silence, 0, attempt, Phase.CANCELLED)
+    assert play.stage() is Stage.SUBMITTING
+    assert play.state.batches[0].attempt == 4
