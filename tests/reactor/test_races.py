@@ -202,8 +202,8 @@ def test_a_child_stuck_in_pending_is_replaced_after_the_start_timeout():
 
 def test_a_child_is_not_given_up_for_what_it_may_have_left_while_prefect_was_away():
     faults = Faults()
-    faults.outage(1.5, 120.0)  # they are Pending when the server goes, and Running when it is back
-    job = Job(faults=faults, seconds=30.0)
+    faults.outage(5.0, 120.0)  # they were seen Pending when the server goes, and are Running when it is back
+    job = Job(faults=faults, seconds=30.0, latencies=Latencies(start=10.0))
     simulation = run_small(job, start_timeout_seconds=20)
     assert simulation.report.items.succeeded == 40
     assert len(list(job.engine.runs())) == 8
