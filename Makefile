@@ -18,6 +18,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 ARGS ?=
+# Test files that run at the same time. Most of a file's time is waiting: for servers, workers, deadlines.
+WORKERS ?= 2
 NAME := # not from the environment
 
 help:
@@ -27,7 +29,7 @@ demo: .venv/.run
 	@$(BIN)/orchestrator demo $(ARGS)
 
 test: lint
-	@$(BIN)/python -m pytest --durations=15 $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=15 $(ARGS)
 
 lint: .venv/.dev
 	@$(BIN)/ruff check .
