@@ -181,6 +181,10 @@ class JobCancelledError(JobError):
     exit_code = 4
 
 
+class RunDiedError(OrchestratorError):
+    """A child run died while this item alone was in progress, after earlier runs of its batch had died too."""
+
+
 class ItemTimeoutError(OrchestratorError):
     """One item took longer than `item_timeout_seconds`."""
 

@@ -18,6 +18,7 @@ from typing import Any
 from orchestrator.batchrun.door import Door
 from orchestrator.batchrun.gate import Gate
 from orchestrator.core.model import Counts, EndReason, Failure, Item, ItemOutcome
+from orchestrator.errors import StoreUnavailableError
 from orchestrator.store.jsonl import NotJsonError, encode_json
 from orchestrator.store.records import OutcomeRecord
 
@@ -54,6 +55,8 @@ class Recorder:
         self._trailing, self._first = carried.trailing_failures, carried.first_failure
         self._errors: Counter[str] = Counter(carried.errors)
         self._running: dict[int, Item] = {}
+        # Called before an item begins, while items run one by one; when it cannot write, the item does not begin.
+        self.before_start: Callable[[Item], None] | None = None
         self._closed = False
         self._lock = threading.RLock()
         self._warned = 0
@@ -68,6 +71,13 @@ class Recorder:
         if self._gate.reason is not None or self._closed:
             self._running.pop(item.index, None)
             return False
+        if self.before_start is not None:
+            try:
+                self.before_start(item)
+            except StoreUnavailableError as error:
+                self._running.pop(item.index, None)
+                self._gate.close(EndReason.LEDGER_FAILED, f"the job folder cannot be written: {self.text_of(error)}")
+                return False
         return True
 
     def withdraw(self, item: Item) -> None:

@@ -5,145 +5,23 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from orchestrator.batchrun.awindow import AsyncWindow
+from orchestrator.batchrun.conduct import Chosen, Run
 from orchestrator.batchrun.door import Door
 from orchestrator.batchrun.ending import Ending, ending, sentence
 from orchestrator.batchrun.fence import Fence
-from orchestrator.batchrun.gate import Gate
-from orchestrator.batchrun.news import News
+from orchestrator.batchrun.isolation import order
 from orchestrator.batchrun.options import JobSettings, Options
-from orchestrator.batchrun.processes import ProcessCall, pickled
-from orchestrator.batchrun.recorder import Recorder, Sink
-from orchestrator.batchrun.whole import Whole
-from orchestrator.batchrun.window import Window
-from orchestrator.batchrun.work import Work
 from orchestrator.core.model import BatchReference, Counts, EndReason, Item, ItemOutcome, StopMode
-from orchestrator.errors import JobConflictError, StoreUnavailableError
+from orchestrator.errors import JobConflictError, RunDiedError, StoreUnavailableError
 from orchestrator.store import EndRecord, JobFolder, Ledger, OutcomeRecord
 from orchestrator.store.layout import REPORT
 
 _LAST_RESORT_SECONDS = 5.0  # after the grace: by then a run whose loop answers has ended
-_HUNG_EXIT_SECONDS = 15.0  # for Prefect to close the run before threads that hang are ended with their process
 _LAST_WORD_TRIES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """What the batch flow is: `work` gives its function bound to a job's id, batch and attempt."""
-
-    work: Callable[[str, int, int], Work]
-    options: Options
-
-
-class Run:
-    """What runs items, with a ledger (`Attempt`) or without (`Direct`)."""
-
-    def __init__(self, chosen: Chosen, door: Door) -> None:
-        self.options, self.door, self._work = chosen.options, door, chosen.work
-        self.gate = Gate()
-        self.settings = JobSettings()
-        self.items: Sequence[Item] = ()
-        self.total = 0
-        self._finish_lock = threading.Lock()
-        self._ending: Ending | None = None
-
-    # ------------------------------------------------------------------ the items
-
-    def conduct(self) -> None:
-        """Run the items of a sync function."""
-        with self._conducting() as work:
-            runner: Whole | Window
-            if self.options.per == "batch":
-                runner = Whole(
-                    self.items, work, self.options, self.gate, self.recorder, self.door, grace_seconds=self._grace
-                )
-            else:
-                runner = Window(self.items, work, self.options, self.gate, self.recorder, self.door,
-                                grace_seconds=self._grace, new_process=self._new_process(work))  # fmt: skip
-            try:
-                runner.run()
-            finally:
-                self._leave(runner.hung)
-
-    async def aconduct(self) -> None:
-        """Run the items of an async function."""
-        with self._conducting() as work:
-            runner: Whole | AsyncWindow
-            if self.options.per == "batch":
-                runner = Whole(
-                    self.items, work, self.options, self.gate, self.recorder, self.door, grace_seconds=self._grace
-                )
-                running = runner.arun()
-            else:
-                runner = AsyncWindow(self.items, work, self.options, self.gate, self.recorder, self.door,
-                                     grace_seconds=self._grace)  # fmt: skip
-                running = runner.run()
-            try:
-                await running
-            finally:
-                self._leave(runner.hung)
-
-    def finish(self) -> Ending:
-        """Write the last word, once: calling again (from the last resort too) gives the same ending."""
-        with self._finish_lock:
-            if self._ending is None:
-                counts, in_progress = self.recorder.close()
-                reason = self.gate.reason or EndReason.COMPLETED
-                if counts.settled >= self.total and reason is not EndReason.LEDGER_FAILED:
-                    reason = EndReason.COMPLETED  # whatever closed the gate came too late to matter
-                self._ending = self._end(reason, counts, in_progress)
-                self.door.logger.info("%s", self._ending.message)
-            return self._ending
-
-    @contextmanager
-    def _conducting(self) -> Iterator[Work]:
-        news = News(self.door, self.recorder, job=self.job, batch=self.batch, attempt=self.attempt,
-                    interval=self.settings.news_seconds, after=self.settings.news_after_seconds)  # fmt: skip
-        news.start()
-        try:
-            yield self._work(self.job, self.batch, self.attempt)
-        except BaseException as error:
-            self._abandon(error)
-            raise
-        finally:
-            news.stop()
-
-    def _new_process(self, work: Work) -> Callable[[], ProcessCall] | None:
-        if self.options.executor != "processes":
-            return None
-        payload, context = pickled(work), self.door.context_for_processes()
-        return lambda: ProcessCall(payload, context, self.options.item_timeout_seconds)
-
-    def _leave(self, hung: int) -> None:
-        if hung:
-            self.door.logger.warning("%d of the items could not be interrupted; they end with this process", hung)
-            self.door.end_process_after(_HUNG_EXIT_SECONDS)
-
-    @property
-    def _grace(self) -> float:
-        return self.settings.item_grace_seconds
-
-    # ------------------------------------------------------------------ what differs
-
-    job: str = ""
-    batch: int = 0
-    attempt: int = 0
-    recorder: Recorder
-
-    def _record(self, sink: Sink, carried: Counts | None = None) -> None:
-        self.recorder = Recorder(sink, self.gate, self.door, total=self.total, carried=carried,
-                                 result_max_bytes=self.settings.result_max_bytes)  # fmt: skip
-
-    def _end(self, reason: EndReason, counts: Counts, in_progress: list[int]) -> Ending:
-        raise NotImplementedError
-
-    def _abandon(self, error: BaseException) -> None:
-        """An exception ends the run: leave behind what is true."""
 
 
 class Direct(Run):
@@ -176,6 +54,7 @@ class Attempt(Run):
         self.tags: tuple[str, ...] = ()
         self._folder = JobFolder(reference.folder)
         self._ledger: Ledger | None = None
+        self._died: dict[int, int | None] = {}
         self._fence: Fence | None = None
 
     def open(self) -> Ending | None:
@@ -230,11 +109,35 @@ class Attempt(Run):
             "Batch %d of %d of job %s: %s%s", self.batch + 1, reference.batches, self.job,
             f"{self.total:,} {'item' if self.total == 1 else 'items'}", before,
         )  # fmt: skip
+        self._died = self._folder.died_before(self.batch, self.attempt) if self.attempt else {}
         # A stop that was written before this run started: nothing of it starts.
         stop = self._folder.read_stop()
         if stop is not None and stop.mode is StopMode.CANCEL:
             self.gate.close(EndReason.STOPPED, stop.reason)
         return None
+
+    def _phases(self) -> Iterator[tuple[Sequence[Item], Options]]:
+        if not self.settings.isolate_crashing_items:
+            yield self.items, self.options
+            return
+        plan = order(self.items, self._died, item_concurrency=self.options.item_concurrency,
+                     appends=self._folder.store.appends)  # fmt: skip
+        for item in plan.killers:
+            if self.recorder.start(item):
+                died = RunDiedError("its run died while this item alone was in progress, as earlier runs had")
+                self.recorder.fail(item, died, 1, 0.0)
+        if plan.alone:
+            self.door.logger.info("%d runs of this batch died: its items are run one by one", len(self._died))
+            self.recorder.before_start = self._say_which
+            yield plan.alone, replace(self.options, item_concurrency=1)
+            self.recorder.before_start = None
+        if self.gate.reason is None:
+            yield plan.together, self.options
+
+    def _say_which(self, item: Item) -> None:
+        assert self._ledger is not None
+        self._ledger.flush()  # on object stores: what is not sent would be suspected too
+        self._folder.write_now(self.batch, self.attempt, item.index)
 
     def _write(self, outcome: OutcomeRecord) -> None:
         assert self._ledger is not None

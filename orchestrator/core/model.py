@@ -256,6 +256,7 @@ class Reading:
         not_started: Items that provably did not start.
         ended: The attempt wrote its end record itself (it was not lost).
         reason: From that record; None when `ended` is False.
+        suspect: The item that was in progress alone when its run died; None when none is known.
     """
 
     counts: Counts
@@ -263,6 +264,7 @@ class Reading:
     not_started: int
     ended: bool
     reason: EndReason | None = None
+    suspect: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

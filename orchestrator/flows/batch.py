@@ -10,9 +10,10 @@ from typing import Any, overload
 from prefect import Flow, flow
 from prefect.client.schemas.objects import State, StateType
 
+from orchestrator.batchrun.conduct import Chosen
 from orchestrator.batchrun.ending import Ending, ItemsFailedError
 from orchestrator.batchrun.options import Executor, Options, Per, fail_rule
-from orchestrator.batchrun.run import Chosen, arun_batch, arun_items, run_batch, run_items
+from orchestrator.batchrun.run import arun_batch, arun_items, run_batch, run_items
 from orchestrator.core.killswitch import Switch
 from orchestrator.core.model import BatchReference
 from orchestrator.engine.child import RunDoor

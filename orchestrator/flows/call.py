@@ -61,6 +61,7 @@ async def orchestrate(
     tags: list[str] | tuple[str, ...] = (),
     work_queue_name: str | None = None,
     batch_retries: int | None = None,
+    isolate_crashing_items: bool = True,
     start_timeout_seconds: float = 600,
     batch_timeout_seconds: float | None = None,
     on_parent_cancelled: Literal["cancel", "abandon"] = "cancel",
@@ -91,6 +92,7 @@ async def orchestrate(
         skip_succeeded_of: Job id; items whose key succeeded there are left out.
         job_variables, tags, work_queue_name: Of each child run, as Prefect means them.
         batch_retries: New child runs for a batch that the infrastructure lost; None: 2, or 0 unless by reference.
+        isolate_crashing_items: From a batch's third attempt on, find the item that kills its run and fail it alone.
         start_timeout_seconds: A child run may stay Pending so long.
         batch_timeout_seconds: A child run may be Running so long; None for no bound.
         on_parent_cancelled: What becomes of child runs when this run is cancelled.

@@ -101,6 +101,10 @@ class Advanced(BaseModel):
         description="New child runs for a batch whose run was lost (crashed, deleted, never started); by default 2, "
         "or 0 for flows that are no batch flows.",
     )
+    isolate_crashing_items: bool = Field(
+        default=True,
+        description="Find the item that keeps killing its child run, fail it, and go on with the others.",
+    )
     start_timeout_seconds: float = Field(
         default=600, gt=0, description="Seconds a child run may stay Pending; waiting for a free place does not count."
     )

@@ -36,6 +36,7 @@ from orchestrator.store.reading import (
     list_batch,
     read_end,
     read_ledger,
+    read_now,
     read_revoked,
 )
 from orchestrator.store.records import (
@@ -252,7 +253,8 @@ class JobFolder:
             self.store.put_new(layout.revoked(batch, attempt), record)
         files = list_batch(self.store, batch).before(attempt + 1)
         files.revoked.add(attempt)
-        return read_ledger(self.store, batch, self.batch(batch).start, count, files).reading(attempt)
+        alone = read_now(self.store, batch, attempt)
+        return read_ledger(self.store, batch, self.batch(batch).start, count, files).reading(attempt, alone)
 
     def close_by_value(
         self, batch: int, count: int, attempt: int, outcome: ItemOutcome, error: Failure | None = None
@@ -284,6 +286,15 @@ class JobFolder:
         """The earlier attempts without a last word: their processes may be alive still."""
         files = list_batch(self.store, batch)
         return [k for k in range(attempt) if k not in files.ended]
+
+    def write_now(self, batch: int, attempt: int, item: int) -> None:
+        """An attempt that runs items one by one says which one it begins; if it dies, that one is suspected."""
+        self.store.put(layout.now(batch, attempt), encode_json({"format": layout.FORMAT, "item": item}, parsed=True))
+
+    def died_before(self, batch: int, attempt: int) -> dict[int, int | None]:
+        """The earlier attempts that began and left no last word, each with the item it had in progress alone."""
+        files = list_batch(self.store, batch).before(attempt)
+        return {k: read_now(self.store, batch, k) for k in sorted(files.logs) if k not in files.ended}
 
     def attempts(self) -> dict[int, AttemptFiles]:
         """All that attempts left, by batch; one recursive listing. Batches without a trace are absent."""

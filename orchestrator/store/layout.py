@@ -30,7 +30,7 @@ INDEX_BATCHES = 10_000  # batches per index object
 
 _NONCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PART = re.compile(r"items/[A-Za-z0-9_-]{1,64}/part-\d{5,9}\.jsonl")
-_ATTEMPT = re.compile(r"b/(\d{1,12})/a(\d{1,6})(?:\.(\d{1,9}))?\.(jsonl|end|revoked)")
+_ATTEMPT = re.compile(r"b/(\d{1,12})/a(\d{1,6})(?:\.(\d{1,9}))?\.(jsonl|end|revoked|now)")
 _STOP = re.compile(r"stop(?:-\d{1,6})?\.json")
 _NUMBERED = re.compile(r"(?:epoch|control)/(\d{1,12})\.json")
 
@@ -41,6 +41,7 @@ class Kind(StrEnum):
     LOG = "jsonl"
     END = "end"
     REVOKED = "revoked"
+    NOW = "now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,10 @@ def end(batch_index: int, attempt: int) -> str:
 
 def revoked(batch_index: int, attempt: int) -> str:
     return f"{BATCHES}{batch_index}/a{attempt}.revoked"
+
+
+def now(batch_index: int, attempt: int) -> str:
+    return f"{BATCHES}{batch_index}/a{attempt}.now"
 
 
 def is_ours(name: str) -> bool:

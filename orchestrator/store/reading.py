@@ -114,8 +114,12 @@ class BatchLedger:
         """Of the items that have a record, in the order in which they ended."""
         return count(self.outcomes.values())
 
-    def reading(self, attempt: int) -> Reading:
-        """The batch as it stands, from the records themselves."""
+    def reading(self, attempt: int, alone: int | None = None) -> Reading:
+        """The batch as it stands, from the records themselves.
+
+        Args:
+            alone: The item that the attempt had in progress alone when it was last heard of.
+        """
         missing = Counter(self.missing().values())
         end = self.ends.get(attempt)
         return Reading(
@@ -124,6 +128,7 @@ class BatchLedger:
             not_started=missing[ItemOutcome.NOT_STARTED],
             ended=end is not None,
             reason=end.reason if end else None,
+            suspect=alone if end is None and alone not in self.outcomes else None,
         )
 
 
@@ -174,7 +179,7 @@ def files_by_batch(entries: Iterable[Entry]) -> dict[int, AttemptFiles]:
             files.ended.add(name.attempt)
         elif name.kind is layout.Kind.REVOKED:
             files.revoked.add(name.attempt)
-        else:
+        elif name.kind is layout.Kind.LOG:
             segments = files.logs.setdefault(name.attempt, [])
             if name.segment is not None:
                 segments.append(name.segment)
@@ -282,6 +287,19 @@ def read_end(store: Store, batch: int, attempt: int) -> EndRecord | None:
         return EndRecord.from_json(parse_object(data, what, layout.END_MAX_BYTES), what)
     except StoreCorruptError:
         return None  # as if its process had died before it: the records themselves say what happened
+
+
+def read_now(store: Store, batch: int, attempt: int) -> int | None:
+    """The item that an attempt had in progress alone, by its own word; None when it never ran items one by one."""
+    name = layout.now(batch, attempt)
+    what = f"{store.url}/{name}"
+    data = store.get(name, 0, layout.CONTROL_MAX_BYTES + 1)
+    if data is None:
+        return None
+    try:
+        return Fields(parse_object(data, what, layout.CONTROL_MAX_BYTES), what).count("item")
+    except StoreCorruptError:
+        return None
 
 
 def read_revoked(store: Store, batch: int, attempt: int) -> int | None:

@@ -33,12 +33,14 @@ def note(trace: str, **facts: Any) -> None:
 
 
 def act(item: dict[str, Any]) -> Any:
-    """Do what the item says, in this order: sleep, wait for a file, die once, fail; else return its `n`."""
+    """Do what the item says, in this order: sleep, wait for a file, die (once), fail; else return its `n`."""
     time.sleep(item.get("seconds", 0))
     if gate := item.get("gate"):
         end = time.monotonic() + GATE_SECONDS
         while not Path(gate).exists() and time.monotonic() < end:
             time.sleep(0.02)
+    if item.get("die"):
+        os._exit(137)
     if (marker := item.get("die_once")) and _is_first(Path(marker)):
         os.kill(os.getpid(), signal.SIGKILL)
     if fail := item.get("fail"):

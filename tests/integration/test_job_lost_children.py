@@ -42,6 +42,15 @@ def test_a_child_that_always_dies_uses_its_attempts_up_and_its_item_is_unknown(
     assert job.started() == [0, 0, 1]
 
 
+def test_an_item_that_kills_every_run_is_found_and_fails_alone(work: str, job: Watched, quick_stop: float) -> None:
+    what = [{"n": n, "die": n == 2} for n in range(5)]
+    report = orchestrate_sync(work, what, batch_size=5, kill_switch=None, on_failure="return", **job.request)
+    assert (report.items.succeeded, report.items.failed, report.items.unknown) == (4, 1, 0)
+    assert job.outcome_words() == ["succeeded", "succeeded", "failed", "succeeded", "succeeded"]
+    assert [cluster.type for cluster in report.errors] == ["RunDiedError"]
+    assert [run["state_type"] for run in job.children()] == ["CRASHED", "CRASHED", "CRASHED", "COMPLETED"]
+
+
 def test_a_deleted_child_is_replaced(work: str, job: Watched, tmp_path: Path, stack: Stack, quick_stop: float) -> None:
     gate = tmp_path / "gate"
     what = [{"n": 0}, {"n": 1, "gate": str(gate)}, {"n": 2}]

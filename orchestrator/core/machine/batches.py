@@ -231,18 +231,30 @@ def _try_again(state: State, batch: BatchState, reason: str) -> list[Command]:
     if state.stop is not None:
         outcome = BatchOutcome.CANCELLED if state.cancelling else BatchOutcome.CRASHED
         return settle(state, batch, outcome, reason)
-    # A parent that was silent for too long is no fault of the batch: such an attempt is not one of its retries.
-    blameless = batch.reading is not None and batch.reading.reason is EndReason.LEASE_LOST
-    if batch.attempt >= (MOST_ATTEMPTS if blameless else state.setup.batch_retries):
+    if batch.attempt >= (MOST_ATTEMPTS if _is_worth_another(state, batch) else state.setup.batch_retries):
         outcome = BatchOutcome.FAILED if batch.phase is Phase.FAILED else BatchOutcome.CRASHED
         return settle(state, batch, outcome, reason)
     lost = batch.attempt
     batch.attempt += 1
     batch.run, batch.phase, batch.state_name, batch.started = None, None, "", False
     batch.sequence, batch.giving_up = -1, None
+    batch.settled_before = batch.counts.settled if batch.counts else 0
     state.move(batch, Stage.WAITING)
     state.retry.append(batch.index)
     return [ev.TryAgain(batch.index, lost, reason)]
+
+
+def _is_worth_another(state: State, batch: BatchState) -> bool:
+    """Whether an attempt was lost that is not one of the batch's retries."""
+    reading = batch.reading
+    if reading is None:
+        return False
+    if reading.reason is EndReason.LEASE_LOST:
+        return True  # a parent that was silent for too long is no fault of the batch
+    # From the third attempt on, runs take their items one by one: each that dies names the item that killed it, or
+    # has at least come further than the one before.
+    isolating = state.setup.isolate and batch.attempt >= 2 <= state.setup.batch_retries
+    return isolating and (reading.suspect is not None or reading.counts.settled > batch.settled_before)
 
 
 def settle(state: State, batch: BatchState, outcome: BatchOutcome, reason: str) -> list[Command]:
@@ -296,7 +308,7 @@ def _fitted(reading: Reading, count: int) -> Reading:
     if reading.unknown + reading.not_started == rest and counts is reading.counts:
         return reading
     not_started = min(max(reading.not_started, 0), rest)
-    return Reading(counts, rest - not_started, not_started, reading.ended, reading.reason)
+    return Reading(counts, rest - not_started, not_started, reading.ended, reading.reason, reading.suspect)
 
 
 def _where(batch: BatchState) -> str:

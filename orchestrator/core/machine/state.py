@@ -26,6 +26,7 @@ class Setup:
         item_grace: What running children get before they are asked to cancel.
         cancel_deadline: From a cancelling stop to the end of the job, settled or named.
         submit_concurrency: Creations asked for at the same time.
+        isolate: A batch whose runs keep dying gets further attempts while each comes further or names a suspect.
     """
 
     counts: Sequence[int]
@@ -39,6 +40,7 @@ class Setup:
     item_grace: float = 12.0
     cancel_deadline: float = 30.0
     submit_concurrency: int = 1
+    isolate: bool = True
 
 
 class BatchState:
@@ -56,6 +58,7 @@ class BatchState:
         "reading",
         "run",
         "sequence",
+        "settled_before",
         "stage",
         "started",
         "state_name",
@@ -73,6 +76,7 @@ class BatchState:
         self.started = False  # it has been Running at some time
         self.counts: Counts | None = None
         self.sequence = -1
+        self.settled_before = 0  # items that were over when the current attempt began
         self.giving_up: str | None = None  # why this attempt is being cancelled although the job goes on
         self.unconfirmed = False  # the cancel deadline passed before its end was read
         self.ask_at: float | None = None  # UNKNOWN only: when to ask again; None while an answer is awaited

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.batchrun.conduct import Chosen
 from orchestrator.batchrun.door import NoDoor
 from orchestrator.batchrun.options import Options
-from orchestrator.batchrun.run import Chosen
 from orchestrator.core.model import BatchReference
 from orchestrator.flows.process import Process
 from orchestrator.store import JobFolder, JobRecord, encode_json
@@ -46,6 +46,15 @@ class StagedJob:
         self._counter = 0
         self.count = len(values)
         self._place = (part, len(lines), digest)
+
+    @classmethod
+    def opened(cls, url: str, count: int) -> StagedJob:
+        """The same job, from another process."""
+        job = cls.__new__(cls)
+        job.folder, job._counter, job.count = JobFolder(url), 0, count
+        record = job.folder.read_job()
+        job._place = (part_name(NONCE, 0), record.bytes, record.hash)
+        return job
 
     def reference(self, attempt: int = 0) -> BatchReference:
         part, length, digest = self._place

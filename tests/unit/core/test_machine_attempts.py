@@ -305,3 +305,27 @@ def test_an_attempt_that_the_parents_silence_ended_is_not_one_of_the_retries():
         play.ends(silence, 0, attempt, Phase.CANCELLED)
     assert play.stage() is Stage.SUBMITTING
     assert play.state.batches[0].attempt == 4
+
+
+def test_a_batch_that_keeps_dying_goes_on_while_each_death_names_a_suspect_or_comes_further():
+    play = Play(3, batch_retries=2)
+    for attempt, reading in enumerate((lost(0, 3), lost(0, 3), _suspect(0, 1), _suspect(1, 2), lost(2, 1))):
+        play.submitted(0, Phase.RUNNING, attempt)
+        play.ends(reading, 0, attempt, Phase.CRASHED)
+        assert play.stage() is Stage.SUBMITTING, f"after attempt {attempt}"
+    play.submitted(0, Phase.RUNNING, 5)
+    play.ends(lost(2, 1), 0, 5, Phase.CRASHED)
+    assert outcomes(play) == ["crashed"]
+
+
+def _suspect(failed: int, item: int) -> Reading:
+    return Reading(Counts(failed=failed), 3 - failed, 0, ended=False, suspect=item)
+
+
+def test_without_isolation_or_without_retries_enough_for_it_the_retries_are_all_there_is():
+    for setup in ({"isolate": False, "batch_retries": 2}, {"batch_retries": 1}):
+        play = Play(3, **setup)
+        for attempt in range(setup["batch_retries"] + 1):
+            play.submitted(0, Phase.RUNNING, attempt)
+            play.ends(_suspect(0, 1), 0, attempt, Phase.CRASHED)
+        assert outcomes(play) == ["crashed"]
