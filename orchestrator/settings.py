@@ -21,7 +21,7 @@ class Settings(BaseSettings):
         default=None,
         description="fsspec URL under which job folders live; by default `jobs` in a folder of PREFECT_HOME.",
     )
-    deployment: str = Field(
+    parent_deployment: str = Field(
         default="orchestrate/default", description="Name of the deployed parent that `run --detach` triggers."
     )
     fence_seconds: float | None = Field(

@@ -10,7 +10,7 @@ from typing import NoReturn
 import cyclopts
 from pydantic import ValidationError
 
-from orchestrator.cli import demo, installing, looking, running, stacks
+from orchestrator.cli import controls, demo, installing, looking, running, stacks
 from orchestrator.cli.terminal import INTERRUPTED, error_line, say
 from orchestrator.errors import OrchestratorError
 from orchestrator.settings import Settings
@@ -26,14 +26,17 @@ def make_app() -> cyclopts.App:
     )
     everyday, operator = cyclopts.Group("Jobs", sort_key=1), cyclopts.Group("Set-up", sort_key=2)
     jobs: tuple[Callable[..., int], ...] = (
-        running.plan, running.run, looking.status, looking.stop, running.resume, looking.report, looking.results,
+        running.plan, running.run, looking.status, looking.stop, running.resume, controls.retry, looking.report,
+        looking.results,
     )  # fmt: skip
-    set_up: tuple[Callable[..., int], ...] = (installing.deploy, installing.doctor, stacks.up, demo.demo)
+    set_up: tuple[Callable[..., int], ...] = (
+        installing.deploy, installing.doctor, stacks.up, demo.demo, controls.scale, controls.pause,
+    )  # fmt: skip
     for command in jobs:
         app.command(command, group=everyday)
     for command in set_up:
         app.command(command, group=operator)
-    # Their places; they come with later versions: retry (everyday); cleanup, scale, pause, replay (operator).
+    # Their places; they come with later versions: cleanup, replay (operator).
     return app
 
 

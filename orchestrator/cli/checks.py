@@ -120,7 +120,7 @@ def _server(found: Findings, server: Server, max_in_flight: int) -> None:
 
 
 async def _parent(found: Findings, admin: Admin, settings: Settings, pools: list[Pool]) -> None:
-    name = settings.deployment
+    name = settings.parent_deployment
     if name not in await admin.deployments():
         found.tight(
             f"the parent {name!r} is not deployed: `orchestrator deploy` adds it (needed for the UI and --detach)"
@@ -182,7 +182,7 @@ async def _deployment(
 
 async def _shares_pool(admin: Admin, settings: Settings, deployment: Deployment) -> bool:
     try:
-        parent: Any = await admin.find_deployment(settings.deployment)
+        parent: Any = await admin.find_deployment(settings.parent_deployment)
     except ConfigurationError:
         return False
     return bool(parent.pool == deployment.pool)

@@ -56,10 +56,11 @@ def start_detached(request: dict[str, Any]) -> dict[str, Any]:
 async def _find_parent(settings: Settings, root: str) -> Deployment:
     async with open_admin(settings.masked_env) as admin:
         try:
-            parent = await admin.find_deployment(settings.deployment)
+            parent = await admin.find_deployment(settings.parent_deployment)
         except DeploymentNotFoundError as e:
             raise ConfigurationError(
-                f"the parent {settings.deployment!r} is not deployed (--detach needs it): `orchestrator deploy` adds it"
+                f"the parent {settings.parent_deployment!r} is not deployed (--detach needs it): "
+                "`orchestrator deploy` adds it"
             ) from e
     if is_local(root) and parent.pool_type not in (None, "process"):
         raise StorageError(

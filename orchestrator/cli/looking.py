@@ -88,7 +88,7 @@ def job_status(folder: JobFolder, *, watch: bool) -> dict[str, Any]:
             if (end := folder.read_end(batch, attempt)) is not None:
                 succeeded, failed = succeeded + end.counts.succeeded, failed + end.counts.failed
         facts["items"].update(succeeded=succeeded, failed=failed)
-        alive = _parent_is_alive(folder)
+        alive = parent_is_alive(folder)
         facts["state"] = ("stopping" if stop_record else "running") if alive else "interrupted"
         if not alive:
             facts["reason"] = (
@@ -99,7 +99,7 @@ def job_status(folder: JobFolder, *, watch: bool) -> dict[str, Any]:
     return facts
 
 
-def _parent_is_alive(folder: JobFolder) -> bool:
+def parent_is_alive(folder: JobFolder) -> bool:
     """Whether the parent's sign of life changes within two of its intervals."""
     first = folder.read_lease()
     end = time.monotonic() + 2 * Settings().beat_seconds + 1

@@ -166,10 +166,13 @@ def run(*, flags: JobFlags = JobFlags(), detach: Detach = False, json: Json = Fa
 
 
 def resume(job: JobArgument, /, *, storage: Storage = None, json: Json = False) -> int:
-    """Go on with a job whose parent died or was stopped in between; what is finished is not run again."""
+    """Go on with a job that is paused, or whose parent died; what is finished is not run again."""
+    from orchestrator.cli.controls import unpaused
     from orchestrator.flows.call import resume_sync
 
     check_job_id(job)
+    if unpaused(job, storage, json):
+        return 0
     return watched(
         job,
         storage,

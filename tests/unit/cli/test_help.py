@@ -12,8 +12,9 @@ from orchestrator.cli.app import make_app, run
 
 COMMANDS = (
     "deploy", "up", "demo", "plan", "run", "status", "stop", "resume", "report", "results", "doctor",
+    "retry", "scale", "pause",
 )  # fmt: skip
-LATER = ("retry", "cleanup", "scale", "pause", "replay")
+LATER = ("cleanup", "replay")
 INSIDE = ("fence", "lease", "tally", "reactor", "gateway", "epoch")
 
 

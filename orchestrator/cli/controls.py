@@ -1,0 +1,141 @@
+"""Commands that act on a job that exists: `retry scale pause` (and what `resume` does for a paused one)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from orchestrator.cli.jobs import open_job, storage_root
+from orchestrator.cli.looking import parent_is_alive
+from orchestrator.cli.options import ITEMS, JOB, JobArgument, JobId, Json, Storage, flag
+from orchestrator.cli.running import deployment_of, watched
+from orchestrator.cli.terminal import give, give_json
+from orchestrator.core.report import Report
+from orchestrator.errors import ConfigurationError
+from orchestrator.store import JobFolder
+
+Only = Literal["failed", "unknown", "not-started", "all"]
+_LABELS = ("key", "select", "unique_keys", "skip_succeeded_of")
+
+
+def retry(
+    job: JobArgument,
+    /,
+    *,
+    only: Annotated[
+        Only, flag("--only", "Which of its items. Default: all that did not succeed.", group=ITEMS)
+    ] = "all",
+    deployment: Annotated[
+        str | None,
+        flag("--deployment", "Another deployment than the job had.", group=JOB, env="ORCHESTRATOR_RETRY_DEPLOYMENT"),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        flag("--batch-size", "Other than the job had.", group=ITEMS, env="ORCHESTRATOR_RETRY_BATCH_SIZE"),
+    ] = None,
+    job_id: JobId = None,
+    storage: Storage = None,
+    json: Json = False,
+) -> int:
+    """Run what a job left, alone: a new job over its failed, unknown and not started items, otherwise as before."""
+    from orchestrator.flows.call import orchestrate_sync
+    from orchestrator.flows.prepare import new_job_id
+
+    folder = open_job(job, storage)
+    request = retry_request(folder, job, only, deployment, batch_size)
+    if request is None:
+        give_json({"job_id": None, "reason": "nothing is left"}) if json else give(f"job {job} left no such items")
+        return 0
+    request.update(job_id=job_id or new_job_id(), storage=storage_root(storage))
+    return watched(
+        request["job_id"],
+        storage,
+        lambda progress: orchestrate_sync(**request, on_progress=progress, on_failure="return"),
+        json,
+    )
+
+
+def retry_request(
+    folder: JobFolder, job: str, only: Only, deployment: str | None, batch_size: int | None
+) -> dict[str, Any] | None:
+    """The parameters of the new job; None when the old one left no such items.
+
+    Raises:
+        ConfigurationError: the job is not over, or was grouped by a field that its items do not have any more.
+    """
+    data = folder.read_report()
+    if data is None:
+        raise ConfigurationError(
+            f"job {job!r} is not over: `orchestrator stop {job}` ends it, `orchestrator resume {job}` goes on with it"
+        )
+    items = Report.from_json(data).items
+    wanted = ("failed", "unknown", "not_started") if only == "all" else (only.replace("-", "_"),)
+    if not sum(getattr(items, name) for name in wanted):
+        return None
+    before = dict(folder.read_job().spec.get("job") or {})
+    # Items keep their keys, and are what `select` made of them: what was done to them once is not done again.
+    request: dict[str, Any] = {k: v for k, v in before.items() if k not in _LABELS}
+    if before.get("select") and (before.get("group_by") or before.get("weight")):
+        if not isinstance(before.get("deployment"), str) and deployment is None:
+            raise ConfigurationError("the items have lost the field they were grouped by", field="deployment")
+        request.update(group_by=None, weight=None, max_weight=None)
+    if deployment is not None:
+        request["deployment"] = deployment_of(deployment)
+    if batch_size is not None:
+        request["batch_size"] = batch_size
+    return {**request, "items": f"job:{job}?outcome={','.join(wanted)}"}
+
+
+def scale(
+    job: JobArgument,
+    /,
+    *,
+    max_in_flight: Annotated[
+        int,
+        flag("--max-in-flight", "Most child runs at once from now on, 1 to 1000.", group=JOB,
+             env="ORCHESTRATOR_SCALE_MAX_IN_FLIGHT"),
+    ],
+    storage: Storage = None,
+    json: Json = False,
+) -> int:  # fmt: skip
+    """Change how many child runs a job may have at once; those that run are left alone."""
+    if not 1 <= max_in_flight <= 1000:
+        raise ConfigurationError(f"must be 1 to 1000, got {max_in_flight}", field="max_in_flight")
+    return control(job, storage, {"max_in_flight": max_in_flight}, f"at most {max_in_flight} child runs at once", json)
+
+
+def pause(job: JobArgument, /, *, storage: Storage = None, json: Json = False) -> int:
+    """Submit nothing more until `resume`; child runs in flight finish their batch."""
+    return control(job, storage, {"paused": True}, f"paused; `orchestrator resume {job}` goes on", json)
+
+
+def control(job: str, storage: str | None, wish: dict[str, Any], said: str, json: bool) -> int:
+    """Leave a wish in the job's folder, where it holds also while the parent is away.
+
+    Raises:
+        ConfigurationError: the job is over.
+    """
+    folder = open_job(job, storage)
+    if (data := folder.read_report()) is not None:
+        raise ConfigurationError(f"job {job!r} is over ({data.get('verdict')}); there is nothing to change")
+    number = folder.write_control(wish)
+    if json:
+        give_json({"job_id": job, "control": number, **wish})
+    else:
+        give(f"job {job}: {said}")
+    return 0
+
+
+def unpaused(job: str, storage: str | None, json: bool) -> bool:
+    """Let a paused job go on; True when its parent lives and nothing else is to be done."""
+    folder = open_job(job, storage)
+    wishes = [wish["paused"] for _, wish in folder.read_controls() if isinstance(wish.get("paused"), bool)]
+    if not wishes or not wishes[-1] or folder.read_report() is not None:
+        return False
+    folder.write_control({"paused": False})
+    if not parent_is_alive(folder):
+        return False
+    if json:
+        give_json({"job_id": job, "paused": False})
+    else:
+        give(f"job {job} goes on")
+    return True
