@@ -161,7 +161,7 @@ def _answer(work: Work, item: Item) -> list[str]:
         if work.is_async:
             result = asyncio.run(result)
         return ["result", _as_json(result)]
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises fails its item
+    except BaseException as error:  # noqa: BLE001 - whatever the user's code raises fails its item
         text = f"the function called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
         return ["error", type(error).__name__, text, "".join(traceback.format_exception(error))]
 

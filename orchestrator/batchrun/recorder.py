@@ -23,6 +23,7 @@ from orchestrator.store.jsonl import NotJsonError, encode_json
 from orchestrator.store.records import OutcomeRecord
 
 _TEXT_CHARS = 1_000
+_TYPE_CHARS = 100
 _WARNINGS = 20
 _TRACEBACK_CHARS = 8_000
 ADVICE = "or write it to storage and return where it is"
@@ -101,7 +102,7 @@ class Recorder:
 
     def fail(self, item: Item, error: BaseException, tries: int, seconds: float) -> bool:
         """Write that the item failed; False when it ended before."""
-        type_name = "ResultNotKept" if isinstance(error, ResultError) else type(error).__name__
+        type_name = "ResultNotKept" if isinstance(error, ResultError) else printable(type(error).__name__)[:_TYPE_CHARS]
         text = self.text_of(error)
         outcome = OutcomeRecord(item.index, item.key, ItemOutcome.FAILED, tries, type_name, text, None, seconds)
         with self._lock:
@@ -146,7 +147,7 @@ class Recorder:
         if isinstance(error, SystemExit):
             said = f"the function called sys.exit({error.code!r})"
         # Masked before it is cut: half a secret is a secret too.
-        return self._door.mask(said[: 20 * _TEXT_CHARS])[:_TEXT_CHARS]
+        return printable(self._door.mask(said[: 20 * _TEXT_CHARS]))[:_TEXT_CHARS]
 
     # ------------------------------------------------------------------ inside
 
@@ -190,6 +191,11 @@ class Recorder:
         if self._debug and error.__traceback__ is not None:
             trace = "".join(traceback.format_exception(error))
             log.debug("%s", self._door.mask(trace)[-_TRACEBACK_CHARS:])
+
+
+def printable(text: str) -> str:
+    """The text without lone surrogates, which neither a terminal nor Prefect's API can encode."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _place(error: BaseException) -> str:

@@ -79,7 +79,7 @@ class Whole:
                 began = time.perf_counter()
                 try:
                     self._finish(self._door.resolve(self._work.on_all(self._items)), began)
-                except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - fails its items
+                except BaseException as error:  # noqa: BLE001 - fails its items: real signals reach the main thread
                     self._fail_all(error, began)
         except BaseException as error:  # noqa: BLE001 - the main thread raises it again
             self._fatal = error

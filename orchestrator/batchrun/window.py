@@ -10,7 +10,6 @@ as `item_concurrency` abandoned threads hang at the same time, the run is stuck 
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import threading
 import time
@@ -228,7 +227,7 @@ class Window:
             try:
                 result = self._door.resolve(call(item))
                 worker.since = None
-            except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - fails its item
+            except BaseException as error:  # noqa: BLE001 - fails its item: real signals reach the main thread alone
                 worker.since = None
                 if worker.abandoned:
                     return

@@ -142,6 +142,7 @@ def _pools(prefect_file: Path) -> list[str]:
     try:
         entries = (yaml.safe_load(prefect_file.read_text()) or {}).get("deployments") or []
         names = dict.fromkeys((entry.get("work_pool") or {}).get("name") for entry in entries)
-    except (yaml.YAMLError, AttributeError, OSError) as e:
-        raise ConfigurationError(f"{prefect_file} is not a prefect.yaml: {e}", field="prefect_file") from e
+    except (yaml.YAMLError, AttributeError, TypeError, OSError, ValueError) as e:
+        reason = " ".join(str(e).split())[:200]
+        raise ConfigurationError(f"{prefect_file} is not a prefect.yaml: {reason}", field="prefect_file") from e
     return [name for name in names if isinstance(name, str) and "{" not in name]

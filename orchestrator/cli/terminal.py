@@ -17,7 +17,7 @@ INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
 
 def stderr() -> Console:
     """The console for people; made at each call, so that it follows a redirected `sys.stderr`."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(text: str = "") -> None:

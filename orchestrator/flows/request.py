@@ -190,7 +190,7 @@ class JobSpec(Advanced):
     @classmethod
     def _deployment(cls, value: str | dict[str, str]) -> str | dict[str, str]:
         for name in [value] if isinstance(value, str) else value.values():
-            if name.count("/") != 1 or not all(part.strip() for part in name.split("/")):
+            if name.count("/") != 1 or not all(part.strip() for part in name.split("/")) or not name.isprintable():
                 raise ConfigurationError(
                     f"{name!r} is not of the form flow-name/deployment-name; `prefect deployment ls` lists them",
                     field="deployment",

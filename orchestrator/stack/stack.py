@@ -164,12 +164,17 @@ class Stack:
 
     def start(self) -> None:
         """Start server, pool and workers; returns when the workers are online. On any error everything is stopped."""
+        if self._wanted_port is not None and not 1 <= self._wanted_port <= 65_535:
+            raise ConfigurationError(f"must be 1 to 65535, got {self._wanted_port}", field="port")
         if self._home is None:
             self._home = Path(tempfile.mkdtemp(prefix="orchestrator-stack-"))
         else:
             self._home = self._home.expanduser().resolve()
             self._refuse_home_in_use()
-        (self._home / "logs").mkdir(parents=True, exist_ok=True)
+        try:
+            (self._home / "logs").mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise ConfigurationError(f"{self._home} cannot be a folder: {e.strerror or e}", field="home") from e
         atexit.register(self.stop)
         try:
             self._guard = Guard(self._mark, self._stop_seconds)

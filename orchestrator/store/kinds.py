@@ -195,7 +195,7 @@ class PythonSource:
             found: Any = importlib.import_module(self.module)
         except ModuleNotFoundError as e:
             raise SourceError(f"there is no module {e.name!r} on Python's path here", source=self.name) from e
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             raise SourceError(f"importing it raised {_named(e)}", source=self.name) from e
         for part in self.attribute.split("."):
             if not hasattr(found, part):
@@ -221,7 +221,7 @@ class CallableSource:
     def read(self) -> Iterator[Row]:
         try:
             items = self.function()
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             raise SourceError(f"raised {_named(e)}", source=self.name) from e
         if inspect.iscoroutine(items):
             items.close()
@@ -288,10 +288,10 @@ def _rows_of(items: Iterable[Any], name: str) -> Iterator[Row]:
             yield Row(number, value)
     except SourceError:
         raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise SourceError(f"raised {_named(e)}", source=name, line=number + 1) from e
 
 
-def _named(error: Exception) -> str:
+def _named(error: BaseException) -> str:
     text = " ".join(str(error).split())[:300]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli.app import run
 from orchestrator.cli.options import JobFlags
 from orchestrator.cli.progress import LiveProgress, counts, flying, pace
 from orchestrator.cli.running import LeftError, deployment_of, parameters_of, request_of, stoppable
+from orchestrator.cli.terminal import say
 from orchestrator.core.model import Failure, StopMode
 from orchestrator.errors import ConfigurationError
 from orchestrator.reactor.view import JobView
@@ -135,3 +137,28 @@ def test_progress_on_a_terminal_is_one_block_that_is_redrawn_and_removed(
     assert out == ""
     assert "67%" in err
     assert "first failure: item 4 (d.mp4): ValueError: no [frames]" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "field"),
+    [
+        (["up", "--port", "99999999"], "port"),
+        (["up", "--home", "FILE"], "home"),
+        (["up", "--prefect-file", "BINARY"], "prefect_file"),
+        (["run", "--deployment", "a/b\n", "--items", "range:0:1"], "deployment"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(
+    flags: list[str], field: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").write_text("no folder")
+    (tmp_path / "BINARY").write_bytes(bytes(range(256)))
+    assert run([*flags]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(f"error: {field}: ")
+
+
+def test_a_remark_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    say("range:a:b [bold]")
+    assert capsys.readouterr().err == "range:a:b [bold]\n"

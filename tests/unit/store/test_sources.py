@@ -431,3 +431,12 @@ class TestForms:
         for wrong in (3, None, b"bytes"):
             with pytest.raises(SourceError, match="is no source of items"):
                 as_source(wrong)
+
+
+def test_a_function_that_wants_to_end_the_program_is_no_source() -> None:
+    def leaves() -> Iterator[int]:
+        yield 1
+        raise SystemExit(0)
+
+    with pytest.raises(SourceError, match=r"line 2: raised SystemExit"):
+        values(as_source(leaves))
