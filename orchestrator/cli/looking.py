@@ -75,19 +75,17 @@ def job_status(folder: JobFolder, *, watch: bool) -> dict[str, Any]:
     if finished is not None:
         report = Report.from_json(finished)
         counts = finished["items"]
-        facts.update(state=report.verdict.value, reason=report.headline, items=dict(counts))
+        state = "completed with failures" if report.failed_by_rule else report.verdict.value
+        facts.update(state=state, reason=report.headline, items=dict(counts))
         facts["batches"]["ended"] = record.batches - report.batches.not_submitted
         facts["report"] = report.to_json()
         return facts
     stop_record = folder.read_stop()
     if watch:
-        ended = {b: max(a.ended) for b, a in folder.attempts().items() if a.ended}
-        facts["batches"]["ended"] = len(ended)
-        succeeded = failed = 0
-        for batch, attempt in ended.items():
-            if (end := folder.read_end(batch, attempt)) is not None:
-                succeeded, failed = succeeded + end.counts.succeeded, failed + end.counts.failed
-        facts["items"].update(succeeded=succeeded, failed=failed)
+        attempts = folder.attempts()
+        facts["batches"]["ended"] = sum(bool(found.ended) for found in attempts.values())
+        so_far = [folder.counts_so_far(batch, found) for batch, found in attempts.items()]
+        facts["items"].update(succeeded=sum(c.succeeded for c in so_far), failed=sum(c.failed for c in so_far))
         alive = parent_is_alive(folder)
         facts["state"] = ("stopping" if stop_record else "running") if alive else "interrupted"
         if not alive:
@@ -219,16 +217,20 @@ def results(
     """How each item ended, with its result or its error, in input order; also while the job runs."""
     folder = open_job(job, storage)
     only = None if outcome == "all" else {ItemOutcome(outcome)}
+    over = folder.read_report() is not None
     for number, record in enumerate(folder.outcomes(only)):
         if limit is not None and number >= limit:
             break
+        # Of a job that goes on, what has no outcome yet may still get one.
+        ended = record.outcome in (ItemOutcome.SUCCEEDED, ItemOutcome.FAILED)
+        word = record.outcome.value if ended or over else "pending"
         if json:
             error = {"type": record.error_type, "text": record.error_text} if record.error_type else None
             give_json_line(
                 {
                     "index": record.index,
                     "key": record.key,
-                    "outcome": record.outcome.value,
+                    "outcome": word,
                     "result": record.result,
                     "error": error,
                     "tries": record.tries,
@@ -242,9 +244,5 @@ def results(
                 if record.error_type
                 else encode_json(record.result).decode()
             )
-            give(
-                "\t".join(
-                    [record.key, record.outcome.value, what if record.outcome is not ItemOutcome.NOT_STARTED else ""]
-                )
-            )
+            give("\t".join([record.key, word, what if ended else ""]))
     return 0

@@ -300,6 +300,17 @@ class JobFolder:
         """All that attempts left, by batch; one recursive listing. Batches without a trace are absent."""
         return files_by_batch(self.store.list(layout.BATCHES))
 
+    def counts_so_far(self, batch: int, files: AttemptFiles) -> Counts:
+        """What a batch came to until now: its last word, or else its records; changes nothing.
+
+        Args:
+            files: Of that batch, from `attempts`.
+        """
+        if files.ended and (end := self.read_end(batch, max(files.ended))) is not None and end.uniform is None:
+            return end.counts
+        place = self.batch(batch)
+        return read_ledger(self.store, batch, place.start, place.count, files).counts()
+
     # Outcomes
 
     def outcomes(self, only: Collection[ItemOutcome] | None = None) -> Iterator[OutcomeRecord]:

@@ -177,7 +177,7 @@ def test_results_gives_each_item_once_in_input_order(folder: JobFolder, capsys: 
     assert run(["results", "numbers", "--outcome", "all", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["index"] for line in lines] == list(range(6))
-    assert [line["outcome"] for line in lines] == ["succeeded", "failed", *["not_started"] * 4]
+    assert [line["outcome"] for line in lines] == ["succeeded", "failed", *["pending"] * 4]
     assert lines[0]["result"] == {"double": 20}
     assert lines[1]["error"] == {"type": "ValueError", "text": "odd"}
 
@@ -220,3 +220,15 @@ def test_wrong_flags_and_settings_end_with_2_and_one_line(
     monkeypatch.setenv("ORCHESTRATOR_BEAT_SECONDS", "-1")
     assert run(["status", "j"]) == 2
     assert "ORCHESTRATOR_BEAT_SECONDS" in capsys.readouterr().err
+
+
+def test_status_counts_what_running_batches_came_to_until_now(
+    folder: JobFolder, alive: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = Ledger(folder, 1, 0, 2)
+    begun.open()
+    begun.record(OutcomeRecord(2, "2", ItemOutcome.SUCCEEDED, batch=1, attempt=0))
+    assert run(["status", "numbers", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["state"], facts["items"]) == ("running", {"total": 6, "succeeded": 2, "failed": 1})
+    begun.close()
