@@ -106,6 +106,10 @@ class JobNotFoundError(ConfigurationError):
     """No job of that id in that storage."""
 
 
+class DamagedReportError(ConfigurationError):
+    """A job's report is not one of ours; settling the job again writes it anew."""
+
+
 class JobConflictError(ConfigurationError):
     """A job id is in use: with another spec (`differences` maps field to (theirs, ours)), or by a live parent."""
 

@@ -6,9 +6,9 @@ few that a child must share (the times of its fence) to it in the job's spec, so
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -79,6 +79,15 @@ class Settings(BaseSettings):
     allow_http_sources: bool = Field(
         default=False, description="Whether a deployed parent may read `http(s)://` sources."
     )
+
+    @model_validator(mode="after")
+    def _fit_times(self) -> Self:
+        if self.lease_seconds < 3 * self.beat_seconds:
+            raise ValueError(
+                f"ORCHESTRATOR_LEASE_SECONDS={self.lease_seconds:g} must be at least three times "
+                f"ORCHESTRATOR_BEAT_SECONDS={self.beat_seconds:g}, or child runs give a living parent up"
+            )
+        return self
 
     @field_validator("masked_env", "python_sources", mode="before")
     @classmethod

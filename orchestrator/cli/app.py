@@ -65,6 +65,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if e.title != Settings.__name__:
             raise
         first = e.errors(include_url=False)[0]
+        if not first["loc"]:
+            say(f"error: {first['msg'].removeprefix('Value error, ')}")
+            return 2
         say(f"error: environment variable ORCHESTRATOR_{str(first['loc'][0]).upper()}: {first['msg']}")
         return 2
     except KeyboardInterrupt:

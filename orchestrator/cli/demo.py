@@ -74,6 +74,11 @@ def demo(
     return 0 if expected else report.exit_code or 1
 
 
+def _program() -> str:
+    """What to type to call this program again, where it is not on the path."""
+    return "orchestrator" if shutil.which("orchestrator") else sys.argv[0]
+
+
 def example_file() -> Path:
     """The demo's batch flow: in a checkout in `deployments/`, in the wheel beside this module."""
     here = Path(__file__).resolve().parent
@@ -166,9 +171,10 @@ def _facts(report: Report, folder: JobFolder) -> dict[str, Any]:
 
 def _text(report: Report, facts: dict[str, Any], trip: bool) -> str:
     n = report.items
+    ran = report.batches.total - report.batches.not_submitted
     lines = [
         "",
-        f"{n.succeeded:,} files measured in {report.batches.completed} child runs, {report.seconds:.0f} s: "
+        f"{n.succeeded:,} files measured in {ran} child runs, {report.seconds:.0f} s: "
         f"{facts['lines']:,} lines, {facts['code_lines']:,} of them code, {facts['functions']:,} functions, "
         f"{facts['classes']:,} classes",
     ]
@@ -187,5 +193,5 @@ def _text(report: Report, facts: dict[str, Any], trip: bool) -> str:
             f"{n.not_started:,} files not started",
         ]
     where = facts["results"].removesuffix(f"/{JOB}")
-    lines += ["", f"results: {facts['results']}", f"  orchestrator results {JOB} --storage {where}"]
+    lines += ["", f"results: {facts['results']}", f"  {_program()} results {JOB} --storage {where}"]
     return "\n".join(lines)

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 from orchestrator.cli.jobs import all_jobs, open_job
 from orchestrator.cli.options import OUTPUT, STOP, JobArgument, Json, Storage, flag
-from orchestrator.cli.terminal import give, give_json, give_json_line, say, table
+from orchestrator.cli.terminal import give, give_json, give_json_line, plain, say, table
 from orchestrator.core.model import ItemOutcome, StopCause, StopMode, StopRecord
 from orchestrator.core.report import Report
-from orchestrator.errors import ConfigurationError
+from orchestrator.errors import ConfigurationError, OrchestratorError
 from orchestrator.settings import Settings
 from orchestrator.store import JobFolder, encode_json
 
@@ -42,7 +42,7 @@ def status(job: JobArgument | None = None, /, *, storage: Storage = None, json: 
 
 
 def _list(storage: str | None, json: bool) -> int:
-    found = [job_status(folder, watch=False) for folder in all_jobs(storage)]
+    found = [_status_or_damage(folder) for folder in all_jobs(storage)]
     if json:
         give_json(found)
     elif not found:
@@ -51,6 +51,19 @@ def _list(storage: str | None, json: bool) -> int:
         rows = [(f["job_id"], f["state"], f"{f['items']['total']:,}", f["deployment"], f["created"]) for f in found]
         give(table(rows, ("job", "state", "items", "deployment", "created")))
     return 0
+
+
+def _status_or_damage(folder: JobFolder) -> dict[str, Any]:
+    """One job of many: what is wrong with it must not hide the others."""
+    try:
+        return job_status(folder, watch=False)
+    except OrchestratorError as e:
+        record = folder.read_job()
+        return {
+            "job_id": record.job_id, "state": "damaged", "reason": str(e), "items": {"total": record.total},
+            "deployment": _names(record.spec.get("job", {}).get("deployment")), "created": record.created,
+            "batches": {"total": record.batches, "ended": 0}, "storage": folder.url,
+        }  # fmt: skip
 
 
 def job_status(folder: JobFolder, *, watch: bool) -> dict[str, Any]:
@@ -244,5 +257,5 @@ def results(
                 if record.error_type
                 else encode_json(record.result).decode()
             )
-            give("\t".join([record.key, word, what if ended else ""]))
+            give("\t".join(plain(part) for part in (record.key, word, what if ended else "")))
     return 0

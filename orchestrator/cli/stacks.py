@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from json import dumps as json_text
@@ -82,7 +82,9 @@ def up(
         deployed = deploy_all(stack, prefect_file)
         try:
             _announce(stack, deployed, json)
-            threading.Event().wait()
+            while stack.is_up:
+                time.sleep(1)
+            say("the server was ended from elsewhere")
         except KeyboardInterrupt:
             say("stopping")
     return 0

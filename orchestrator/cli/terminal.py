@@ -25,6 +25,11 @@ def say(text: str = "") -> None:
     stderr().print(text, markup=False)
 
 
+def plain(text: str) -> str:
+    """Text of items and errors, fit for one line of a terminal: what does not print is shown as its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def give(text: str) -> None:
     """A line of the result, on stdout."""
     sys.stdout.write(text + "\n")

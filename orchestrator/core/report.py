@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.core.machine.state import State
 from orchestrator.core.model import BatchOutcome, Failure, Verdict
-from orchestrator.errors import ConfigurationError
+from orchestrator.errors import DamagedReportError
 
 EXIT_CODES = {
     Verdict.COMPLETED: 0,
@@ -148,7 +148,7 @@ class Report:
             )
             return cls(**known)
         except (KeyError, TypeError, ValueError) as e:
-            raise ConfigurationError(
+            raise DamagedReportError(
                 f"the job's report is damaged ({e}); settle it again with `orchestrator resume`"
             ) from e
 

@@ -20,9 +20,9 @@ from orchestrator.core.report import Report
 from orchestrator.engine.context import ParentRun, outermost_run, run_logger
 from orchestrator.engine.gateway import Gateway
 from orchestrator.engine.parent import PrefectGateway
-from orchestrator.errors import JobCancelledError, JobFailedError, KillSwitchTrippedError
+from orchestrator.errors import ConfigurationError, JobCancelledError, JobFailedError, KillSwitchTrippedError
 from orchestrator.flows.plan import Plan, plan
-from orchestrator.flows.prepare import Prepared, prepare, storage_root, take_over
+from orchestrator.flows.prepare import Prepared, check_shared, prepare, storage_root, take_over
 from orchestrator.flows.request import JobSpec, Limits, make_spec
 from orchestrator.flows.restore import restore
 from orchestrator.reactor import JobThread, JobView, Reactor
@@ -110,6 +110,7 @@ async def orchestrate(
         KillSwitchTrippedError, JobFailedError, JobCancelledError: with `.report`, unless `on_failure="return"`.
     """
     request = {k: v for k, v in locals().items() if k not in ("items", "on_progress", "on_failure")}
+    check_on_failure(on_failure)
     call = make_call(request, on_progress)
     prepared = await call.prepare(items)
     return _conclude(await run_async(call, prepared), on_failure)
@@ -124,6 +125,7 @@ def orchestrate_sync(
     **parameters: Any,
 ) -> Report:
     """As `orchestrate`, for flows and scripts that are not async; takes the same parameters."""
+    check_on_failure(on_failure)
     call = make_call({"deployment": deployment, **parameters}, on_progress)
     prepared = _in_own_loop(lambda: call.prepare(items))
     return _conclude(_run_sync(call, prepared), on_failure)
@@ -202,6 +204,8 @@ class Call:
         source = as_source(items, storage=root, policy=self.policy)
         gateway = await self.open_gateway()
         try:
+            if isinstance(gateway, PrefectGateway):
+                check_shared(root)
             return await prepare(
                 self.spec, source, gateway, settings=self.settings, parent=self.parent,
                 on_staging=self._on_staging, say=self.log.warning,
@@ -215,6 +219,8 @@ class Call:
         source = as_source(items, storage=root, policy=self.policy)
         gateway = await self.open_gateway()
         try:
+            if isinstance(gateway, PrefectGateway):
+                check_shared(root)
             return await plan(self.spec, source, gateway, settings=self.settings, parent=self.parent)
         finally:
             await gateway.close()
@@ -280,7 +286,7 @@ def _nth_call(parent: ParentRun) -> int:
 
 async def run_async(call: Call, prepared: Prepared) -> Report:
     if prepared.old_report is not None:
-        call.log.info("Job %s was finished before; its report is returned.", prepared.job.id)
+        call.log.warning("Job %s was finished before: its report is returned, nothing is run.", prepared.job.id)
         return prepared.old_report
     thread = call.thread(prepared)
     ended = asyncio.wrap_future(thread.start())
@@ -298,7 +304,7 @@ async def run_async(call: Call, prepared: Prepared) -> Report:
 
 def _run_sync(call: Call, prepared: Prepared) -> Report:
     if prepared.old_report is not None:
-        call.log.info("Job %s was finished before; its report is returned.", prepared.job.id)
+        call.log.warning("Job %s was finished before: its report is returned, nothing is run.", prepared.job.id)
         return prepared.old_report
     thread = call.thread(prepared)
     ended = thread.start()
@@ -346,6 +352,16 @@ def _in_own_loop(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
     threading.Thread(target=lambda: context.run(work), daemon=True, name="job-preparation").start()
     return result.result()
+
+
+def check_on_failure(value: str) -> None:
+    """Refuse a word that would be noticed only after the job.
+
+    Raises:
+        ConfigurationError: it is neither `raise` nor `return`.
+    """
+    if value not in ("raise", "return"):
+        raise ConfigurationError(f"must be 'raise' or 'return', got {value!r}", field="on_failure")
 
 
 def _conclude(report: Report, on_failure: OnFailure) -> Report:

@@ -19,7 +19,7 @@ from orchestrator.core.machine import Setup
 from orchestrator.core.report import Report
 from orchestrator.engine.context import ParentRun, prefect_home
 from orchestrator.engine.gateway import Gateway
-from orchestrator.errors import JobConflictError, JobNotFoundError
+from orchestrator.errors import DamagedReportError, JobConflictError, JobNotFoundError, StorageError, StoreCorruptError
 from orchestrator.flows.request import JobSpec, check_job_id, differences, make_spec
 from orchestrator.flows.target import Target, check_groups, check_items, find_target
 from orchestrator.reactor import Job, Times
@@ -71,6 +71,16 @@ def storage_root(spec_storage: str | None, settings: Settings) -> str:
     return absolute_url(spec_storage or settings.storage or str(prefect_home() / "orchestrator" / "jobs"))
 
 
+def check_shared(root: str) -> None:
+    """Refuse storage that real child runs cannot read.
+
+    Raises:
+        StorageError: it lies in this process's memory.
+    """
+    if root.startswith("memory://"):
+        raise StorageError(f"{root} lies in the memory of this process, where no child run can read it; give a folder")
+
+
 def new_job_id() -> str:
     """An id for a job that is started outside of a flow run: a time for people, and chance."""
     now = datetime.datetime.now(datetime.UTC)
@@ -107,6 +117,11 @@ async def prepare(
     record: JobRecord | None = await asyncio.to_thread(_existing, folder)
     if record is not None:
         check_same(record, spec, source)
+        if not {"hash", "stop"} & source.describe().keys():  # neither its content nor its end is part of the request
+            say(
+                f"job {job_id!r} exists since {record.created}: its {record.total:,} items are those that were staged "
+                "then; the items given now are not read"
+            )
         if (old := await asyncio.to_thread(finished, folder, job_id)) is not None:
             return await _over(record, folder, spec, old, settings)
     target = await find_target(spec, gateway, parent, root)
@@ -284,10 +299,13 @@ def finished(folder: JobFolder, job_id: str) -> Report | None:
     Raises:
         JobConflictError: it was stopped, tripped or failed: it cannot go on, only its items can be run again.
     """
-    data = folder.read_report()
-    if data is None:
-        return None
-    report = Report.from_json(data)
+    try:
+        data = folder.read_report()
+        if data is None:
+            return None
+        report = Report.from_json(data)
+    except (StoreCorruptError, DamagedReportError):
+        return None  # it is written anew from what parent and children left
     if report.verdict in ("completed", "enough"):
         return report
     raise JobConflictError(

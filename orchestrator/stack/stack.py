@@ -131,6 +131,11 @@ class Stack:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_") and k != MARK_VARIABLE}
         return inherited | self.own_settings
 
+    @property
+    def is_up(self) -> bool:
+        """Its server runs; False also when somebody else ended it."""
+        return self._server is not None and self._server.poll() is None
+
     def processes(self) -> list[int]:
         """Ids of all running processes of the stack, flow runs and their children included."""
         return marked(self._mark)

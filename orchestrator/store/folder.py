@@ -374,7 +374,10 @@ class JobFolder:
         numbers = (start, count, part, offset, length)
         if any(type(n) is not int or n < 0 for n in numbers) or count < 1 or type(digest) is not str:
             raise StoreCorruptError(f"{self._what(name)}: batch {index} is malformed")
-        place = layout.part(self.read_job().nonce, part)
+        job = self.read_job()
+        if start + count > job.total or (job.bytes and max(offset, length) > job.bytes):
+            raise StoreCorruptError(f"{self._what(name)}: batch {index} lies outside of what was staged")
+        place = layout.part(job.nonce, part)
         return Batch(index, start, count, place, offset, length, digest, None if group is None else str(group))
 
     def _object(self, name: str, max_bytes: int = layout.CONTROL_MAX_BYTES) -> dict[str, Any] | None:

@@ -121,11 +121,34 @@ class FileSource:
         return self.format != "parquet"
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "file", "path": self.url, "format": self.format}
+        described = {"kind": "file", "path": self.url, "format": self.format}
+        if (digest := _digest_of(self.url)) is not None:
+            described["hash"] = digest  # the same path with other content is another source
+        return described
 
     def read(self) -> Iterator[Row]:
         with opened(self.url, self.name) as file:
             yield from READERS[self.format](file, self.name)
+
+
+_HASHED_WHOLE = 1 << 30  # bytes; a file above is told apart by its size, beginning and end
+
+
+def _digest_of(url: str) -> str | None:
+    """SHA-256 of a local file's content (of a very large one: its size, beginning and end); None for any other."""
+    if not is_local(url):
+        return None
+    try:
+        with open(url, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= _HASHED_WHOLE:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.sha256(str(size).encode() + file.read(1 << 20))
+            file.seek(-(1 << 20), os.SEEK_END)
+            digest.update(file.read())
+            return digest.hexdigest()
+    except OSError:
+        return None  # reading it will say what is wrong
 
 
 @dataclass(frozen=True)
@@ -277,6 +300,10 @@ class ResultsSource:
 def _earlier(storage: str, job_id: str) -> JobFolder:
     folder = JobFolder(job_folder_url(storage, job_id))
     folder.read_job()
+    if folder.read_report() is None:
+        # What it leaves is not known yet: items taken now might run in both jobs.
+        reason = f"job {job_id!r} is not over: wait for it, stop it, or go on with it by `orchestrator resume {job_id}`"
+        raise SourceError(reason, source=f"job:{job_id}")
     return folder
 
 

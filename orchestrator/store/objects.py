@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import Any, ClassVar, NoReturn
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
@@ -184,6 +185,8 @@ class MemoryStore:
 
     appends = True
     _lock = threading.RLock()  # one for all: fsspec's memory is one per process as well
+    _folders: ClassVar[dict[str, set[str]]] = {}  # folder -> all paths below it: jobs list often
+    _known: ClassVar[set[str]] = set()
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -194,6 +197,7 @@ class MemoryStore:
         path = self._path(name)
         with self._lock:
             self._objects[path] = MemoryFile(None, path, data)
+            self._learn(path)
 
     def put_new(self, name: str, data: bytes) -> bool:
         with self._lock:
@@ -215,6 +219,7 @@ class MemoryStore:
         with self._lock:
             if path not in self._objects:
                 self._objects[path] = MemoryFile(None, path)
+                self._learn(path)
             file = self._objects[path]
             file.seek(0, os.SEEK_END)
             file.write(data)
@@ -226,18 +231,41 @@ class MemoryStore:
         whole = f"{self._root.rstrip('/')}/{check_prefix(prefix)}"
         start = len(self._root.rstrip("/")) + 1
         with self._lock:
-            found = [(path, file.getbuffer().nbytes) for path, file in self._objects.items() if path.startswith(whole)]
+            if len(self._known) != len(self._objects):  # somebody else writes to fsspec's memory too
+                self._folders.clear()
+                self._known.clear()
+                for path in self._objects:
+                    self._learn(path)
+            below = self._folders.get(whole.rpartition("/")[0], ())
+            found = [(path, self._objects[path].getbuffer().nbytes) for path in below if path.startswith(whole)]
         return sorted((Entry(path[start:], size) for path, size in found), key=lambda entry: entry.name)
 
     def delete(self, name: str) -> None:
+        path = self._path(name)
         with self._lock:
-            self._objects.pop(self._path(name), None)
+            self._objects.pop(path, None)
+            self._known.discard(path)
+            for folder in _folders_of(path):
+                self._folders.get(folder, set()).discard(path)
 
     def tidy(self) -> None:
         pass
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{check_name(name)}"
+
+    def _learn(self, path: str) -> None:
+        if path not in self._known:
+            self._known.add(path)
+            for folder in _folders_of(path):
+                self._folders.setdefault(folder, set()).add(path)
+
+
+def _folders_of(path: str) -> Iterator[str]:
+    """Every folder above a path, the root ("") included."""
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 class _MemoryAppender:

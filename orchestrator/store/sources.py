@@ -48,6 +48,7 @@ __all__ = [
     "source_from_json",
 ]
 
+MOST_NUMBERS = 10**9
 _KNOWN = ".txt, .csv, .json, .jsonl, .ndjson, .parquet, each also with .gz, .bz2 or .xz"
 
 
@@ -226,6 +227,10 @@ def _parse_range(rest: str, text: str) -> Source:
 def _range(start: int, stop: int, step: int, text: str) -> Source:
     if step == 0:
         raise SourceError("a range cannot have step 0", source=text[:100])
+    if (stop - start) * step < 0:
+        raise SourceError("this range is empty: give a step of the other sign", source=text[:100])
+    if abs(stop - start) // abs(step) > MOST_NUMBERS:
+        raise SourceError(f"a range may have {MOST_NUMBERS:,} numbers at most", source=text[:100])
     return RangeSource(start, stop, step)
 
 

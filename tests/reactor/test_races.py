@@ -575,3 +575,35 @@ def test_a_wrong_request_names_its_field_and_creates_nothing(request_, field):
         simulate(lambda item: item, range(3), **request_)
     assert refused.value.field == field
     assert str(refused.value).startswith(field)
+
+
+def test_another_content_of_the_same_file_is_another_request(tmp_path):
+    file = tmp_path / "items.txt"
+    job = Job(latencies=INSTANT)
+    wanted = {"job_id": "j", "storage": f"memory://file-{id(job)}"}
+
+    async def whole() -> None:
+        file.write_text("a\nb\n")
+        await simulate_on(job.engine, str(file), **wanted)
+        again = await simulate_on(job.engine, str(file), **wanted)
+        assert again.report.items.total == 2
+        file.write_text("c\nd\ne\n")
+        with pytest.raises(JobConflictError, match="items"):
+            await simulate_on(job.engine, str(file), **wanted)
+
+    run_virtually(whole())
+
+
+def test_a_damaged_report_is_written_anew():
+    job = Job(latencies=INSTANT)
+    wanted = {"job_id": "j", "storage": f"memory://damaged-{id(job)}"}
+
+    async def whole() -> Simulation:
+        first = await simulate_on(job.engine, range(10), **wanted)
+        first.folder.store.put("report.json", b'{"format": 1}')
+        again = await take_over_on(job.engine, "j", wanted["storage"])
+        first.folder.store.put("report.json", b'{"format":')
+        assert (await take_over_on(job.engine, "j", wanted["storage"])).report.items == again.report.items
+        return again
+
+    assert run_virtually(whole()).report.items.succeeded == 10

@@ -213,10 +213,16 @@ def test_a_job_that_ended_badly_points_to_its_items(root, verdict):
     assert folder(root).newest_epoch() == 1
 
 
-def test_a_report_that_is_damaged_is_refused_as_such(root):
+def test_a_job_whose_report_is_damaged_is_not_over_so_that_it_is_written_anew(root):
     ready(root)
     folder(root).write_report({"verdict": "splendid"})
-    with pytest.raises(ConfigurationError, match="damaged"):
+    assert finished(folder(root), "j") is None
+
+
+def test_a_report_of_a_newer_version_is_refused(root):
+    ready(root)
+    folder(root).store.put("report.json", b'{"format": 99}')
+    with pytest.raises(StorageError, match="format 99"):
         finished(folder(root), "j")
 
 

@@ -301,9 +301,22 @@ class TestRangesAndTexts:
     def test_a_range_counts(self) -> None:
         assert values(parse_source("range:2:5")) == [2, 3, 4]
         assert values(parse_source("range:0:10:5")) == [0, 5]
-        assert values(parse_source("range:5:2")) == []
+        assert values(parse_source("range:5:2:-1")) == [5, 4, 3]
+        assert values(parse_source("range:5:5")) == []
 
-    @pytest.mark.parametrize("text", ["range:", "range:1", "range:a:b", "range:1:2:3:4", "range:1:2:0", "range:1.5:2"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "range:5:2",
+            "range:0:999999999999999999999",
+            "range:",
+            "range:1",
+            "range:a:b",
+            "range:1:2:3:4",
+            "range:1:2:0",
+            "range:1.5:2",
+        ],
+    )
     def test_what_is_no_range_is_refused(self, text: str) -> None:
         with pytest.raises(SourceError, match="range"):
             parse_source(text)
@@ -327,6 +340,7 @@ def root(tmp_path: Path) -> str:
         ledger.record(OutcomeRecord(index, f"k{index}", ItemOutcome.SUCCEEDED, result={"square": index**2}))
     ledger.record(OutcomeRecord(1, "k1", ItemOutcome.FAILED, 1, "ValueError", "odd"))
     ledger.close()
+    folder.write_report({"verdict": "tripped"})
     return root
 
 
@@ -350,6 +364,12 @@ class TestEarlierJobs:
             (1, {"square": 0}, "k0"),
             (4, {"square": 9}, "k3"),
         ]
+
+    @pytest.mark.parametrize("text", ["job:first", "results:first"])
+    def test_a_job_that_is_not_over_leaves_nothing_yet(self, root: str, text: str) -> None:
+        JobFolder(job_folder_url(root, "first")).store.delete("report.json")
+        with pytest.raises(SourceError, match="is not over"):
+            list(parse_source(text, storage=root).read())
 
     def test_an_unknown_job_is_said(self, root: str) -> None:
         with pytest.raises(JobNotFoundError):
