@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from orchestrator.cli.jobs import open_job, storage_root
-from orchestrator.cli.looking import parent_is_alive
 from orchestrator.cli.options import ITEMS, JOB, JobArgument, JobId, Json, Storage, flag
 from orchestrator.cli.running import deployment_of, watched
 from orchestrator.cli.terminal import give, give_json
@@ -123,19 +122,3 @@ def control(job: str, storage: str | None, wish: dict[str, Any], said: str, json
     else:
         give(f"job {job}: {said}")
     return 0
-
-
-def unpaused(job: str, storage: str | None, json: bool) -> bool:
-    """Let a paused job go on; True when its parent lives and nothing else is to be done."""
-    folder = open_job(job, storage)
-    wishes = [wish["paused"] for _, wish in folder.read_controls() if isinstance(wish.get("paused"), bool)]
-    if not wishes or not wishes[-1] or folder.read_report() is not None:
-        return False
-    folder.write_control({"paused": False})
-    if not parent_is_alive(folder):
-        return False
-    if json:
-        give_json({"job_id": job, "paused": False})
-    else:
-        give(f"job {job} goes on")
-    return True

@@ -259,3 +259,19 @@ def results(
             )
             give("\t".join(plain(part) for part in (record.key, word, what if ended else "")))
     return 0
+
+
+def unpaused(job: str, storage: str | None, json: bool) -> bool:
+    """Let a paused job go on; True when its parent lives and nothing else is to be done."""
+    folder = open_job(job, storage)
+    wishes = [wish["paused"] for _, wish in folder.read_controls() if isinstance(wish.get("paused"), bool)]
+    if not wishes or not wishes[-1] or folder.read_report() is not None:
+        return False
+    folder.write_control({"paused": False})
+    if not parent_is_alive(folder):
+        return False
+    if json:
+        give_json({"job_id": job, "paused": False})
+    else:
+        give(f"job {job} goes on")
+    return True

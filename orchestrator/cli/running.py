@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.cli.jobs import storage_root
-from orchestrator.cli.looking import give_report
+from orchestrator.cli.looking import give_report, unpaused
 from orchestrator.cli.options import Detach, JobArgument, JobFlags, Json, Storage
 from orchestrator.cli.progress import LiveProgress
 from orchestrator.cli.terminal import INTERRUPTED, give, give_json, say
@@ -167,7 +167,6 @@ def run(*, flags: JobFlags = JobFlags(), detach: Detach = False, json: Json = Fa
 
 def resume(job: JobArgument, /, *, storage: Storage = None, json: Json = False) -> int:
     """Go on with a job that is paused, or whose parent died; what is finished is not run again."""
-    from orchestrator.cli.controls import unpaused
     from orchestrator.flows.call import resume_sync
 
     check_job_id(job)
