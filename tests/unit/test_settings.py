@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from orchestrator.cli.app import run
 from orchestrator.settings import Settings
 
 
@@ -60,3 +61,16 @@ def test_a_setting_out_of_range_is_refused_by_its_name(monkeypatch, name, value)
     monkeypatch.setenv(f"ORCHESTRATOR_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):
         Settings()
+
+
+def test_a_parent_may_not_be_given_up_between_two_of_its_signs_of_life(monkeypatch):
+    monkeypatch.setenv("ORCHESTRATOR_LEASE_SECONDS", "1")
+    with pytest.raises(ValidationError, match="three times ORCHESTRATOR_BEAT_SECONDS"):
+        Settings()
+
+
+def test_the_command_line_says_which_settings_are_at_odds(monkeypatch, capsys):
+    monkeypatch.setenv("ORCHESTRATOR_LEASE_SECONDS", "1")
+    assert run(["status", "j"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ORCHESTRATOR_LEASE_SECONDS=1 must be")

@@ -24,6 +24,7 @@ from orchestrator.errors import (
     JobFailedError,
     JobNotFoundError,
     KillSwitchTrippedError,
+    StorageError,
 )
 from orchestrator.flows import call as calls
 from orchestrator.flows.call import Call, _nth_call, make_call, plan_sync, resume, resume_sync, stage_sync
@@ -273,3 +274,15 @@ def test_staging_is_told_of_now_and_then(caplog):
         made._on_staging(99_999, 5)
         made._on_staging(200_000, 7_000_000)
     assert [record.getMessage() for record in caplog.records] == ["Staged 200000 items (7 MB) so far."]
+
+
+@pytest.mark.parametrize("call", [sync, from_async], ids=["sync", "async"])
+def test_a_word_for_failures_that_nobody_knows_is_refused_before_the_job(children, call):
+    with pytest.raises(ConfigurationError, match="on_failure: must be 'raise' or 'return'"):
+        call(on_failure="boom")
+
+
+@pytest.mark.parametrize("begin", [plan_sync, stage_sync])
+def test_storage_in_this_processs_memory_is_refused_for_real_child_runs(begin):
+    with pytest.raises(StorageError, match="memory of this process"):
+        begin("a/b", range(3), storage="memory://x")
