@@ -95,7 +95,7 @@ full = st.builds(
     Counts,
     st.fixed_dictionaries(dict.fromkeys(NAMES, values)),
     types,
-    st.fixed_dictionaries({n: fractions for n in WINDOWS}),
+    st.fixed_dictionaries(dict.fromkeys(WINDOWS, fractions)),
 )
 
 
