@@ -9,8 +9,9 @@ import asyncio
 import contextvars
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -27,7 +28,7 @@ from orchestrator.flows.request import JobSpec, Limits, make_spec
 from orchestrator.flows.restore import restore
 from orchestrator.reactor import JobThread, JobView, Reactor
 from orchestrator.settings import Settings
-from orchestrator.store import SourcePolicy, as_source
+from orchestrator.store import Source, SourcePolicy, as_source
 
 T = TypeVar("T")
 OnView = Callable[[JobView], None]
@@ -198,7 +199,9 @@ class Call:
             parent=self.parent.id if self.parent else None,
         )
 
-    async def prepare(self, items: Any) -> Prepared:
+    @asynccontextmanager
+    async def _asked(self, items: Any) -> AsyncIterator[tuple[JobSpec, Source, Gateway]]:
+        """What was asked for, and an open door to ask about it."""
         assert self.spec is not None
         root = storage_root(self.spec.storage, self.settings)
         source = as_source(items, storage=root, policy=self.policy)
@@ -206,24 +209,20 @@ class Call:
         try:
             if isinstance(gateway, PrefectGateway):
                 check_shared(root)
-            return await prepare(
-                self.spec, source, gateway, settings=self.settings, parent=self.parent,
-                on_staging=self._on_staging, say=self.log.warning,
-            )  # fmt: skip
+            yield self.spec, source, gateway
         finally:
             await gateway.close()
 
+    async def prepare(self, items: Any) -> Prepared:
+        async with self._asked(items) as (spec, source, gateway):
+            return await prepare(
+                spec, source, gateway, settings=self.settings, parent=self.parent,
+                on_staging=self._on_staging, say=self.log.warning,
+            )  # fmt: skip
+
     async def plan(self, items: Any) -> Plan:
-        assert self.spec is not None
-        root = storage_root(self.spec.storage, self.settings)
-        source = as_source(items, storage=root, policy=self.policy)
-        gateway = await self.open_gateway()
-        try:
-            if isinstance(gateway, PrefectGateway):
-                check_shared(root)
-            return await plan(self.spec, source, gateway, settings=self.settings, parent=self.parent)
-        finally:
-            await gateway.close()
+        async with self._asked(items) as (spec, source, gateway):
+            return await plan(spec, source, gateway, settings=self.settings, parent=self.parent)
 
     async def take_over(self, job_id: str, storage: str | None) -> Prepared:
         gateway = await self.open_gateway()

@@ -20,7 +20,7 @@ from orchestrator.core.report import Report
 from orchestrator.engine.context import ParentRun, prefect_home
 from orchestrator.engine.gateway import Gateway
 from orchestrator.errors import DamagedReportError, JobConflictError, JobNotFoundError, StorageError, StoreCorruptError
-from orchestrator.flows.request import JobSpec, check_job_id, differences, make_spec
+from orchestrator.flows.request import JobSpec, differences, make_spec
 from orchestrator.flows.target import Target, check_groups, check_items, find_target
 from orchestrator.reactor import Job, Times
 from orchestrator.reactor.heart import Heart
@@ -32,6 +32,7 @@ from orchestrator.store import (
     Staged,
     StageOptions,
     absolute_url,
+    check_job_id,
     is_local,
     job_folder_url,
     open_store,
@@ -117,7 +118,9 @@ async def prepare(
     record: JobRecord | None = await asyncio.to_thread(_existing, folder)
     if record is not None:
         check_same(record, spec, source)
-        if not {"hash", "stop"} & source.describe().keys():  # neither its content nor its end is part of the request
+        if (
+            not {"hash", "stop"} & (record.spec.get("source") or {}).keys()
+        ):  # neither its content nor its end is part of the request
             say(
                 f"job {job_id!r} exists since {record.created}: its {record.total:,} items are those that were staged "
                 "then; the items given now are not read"

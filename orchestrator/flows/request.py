@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -18,8 +17,8 @@ from orchestrator.core.killswitch import DEFAULT_FAIL_IF, DEFAULT_KILL_SWITCH, S
 from orchestrator.core.model import StopMode
 from orchestrator.errors import ConfigurationError
 from orchestrator.reactor.job import PassItems
+from orchestrator.store import check_job_id
 
-_JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,80}")
 EVERY_OTHER_GROUP = "*"
 
 
@@ -272,19 +271,6 @@ def _problem(error: Mapping[str, Any]) -> str:
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(fields)}"
         return f"there is no such parameter; {hint}"
     return f"{error['msg']}, got {_shown(error.get('input'))}"
-
-
-def check_job_id(value: str) -> str:
-    """The id, if it can name a job.
-
-    Raises:
-        ConfigurationError: it is too long or holds other characters.
-    """
-    if not _JOB_ID.fullmatch(value) or set(value) == {"."}:
-        raise ConfigurationError(
-            f"{_shown(value)} must be 1 to 80 letters, digits, dots, dashes or underscores", field="job_id"
-        )
-    return value
 
 
 def parse_pass_items_as(text: str) -> PassItems:

@@ -117,7 +117,7 @@ def check_job_id(job_id: str) -> str:
     Raises:
         ConfigurationError: it cannot (a path separator, `..`, empty, more than 80 characters).
     """
-    if not _JOB_ID.fullmatch(job_id) or job_id in (".", ".."):
+    if not _JOB_ID.fullmatch(job_id) or set(job_id) == {"."}:
         raise ConfigurationError(
             f"{job_id[:100]!r} cannot name a job: use 1 to 80 letters, digits, '.', '_' and '-'", field="job_id"
         )

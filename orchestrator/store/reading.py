@@ -291,26 +291,22 @@ def read_end(store: Store, batch: int, attempt: int) -> EndRecord | None:
 
 def read_now(store: Store, batch: int, attempt: int) -> int | None:
     """The item that an attempt had in progress alone, by its own word; None when it never ran items one by one."""
-    name = layout.now(batch, attempt)
-    what = f"{store.url}/{name}"
-    data = store.get(name, 0, layout.CONTROL_MAX_BYTES + 1)
-    if data is None:
-        return None
-    try:
-        return Fields(parse_object(data, what, layout.CONTROL_MAX_BYTES), what).count("item")
-    except StoreCorruptError:
-        return None
+    return _read_number(store, layout.now(batch, attempt), "item")
 
 
 def read_revoked(store: Store, batch: int, attempt: int) -> int | None:
     """How many records of a given-up attempt count; None when it is not given up, or that cannot be read."""
-    name = layout.revoked(batch, attempt)
+    return _read_number(store, layout.revoked(batch, attempt), "records")
+
+
+def _read_number(store: Store, name: str, field: str) -> int | None:
+    """The whole number that a small object is there for; None when it is not there or makes no sense."""
     what = f"{store.url}/{name}"
     data = store.get(name, 0, layout.CONTROL_MAX_BYTES + 1)
     if data is None:
         return None
     try:
-        return Fields(parse_object(data, what, layout.CONTROL_MAX_BYTES), what).count("records")
+        return Fields(parse_object(data, what, layout.CONTROL_MAX_BYTES), what).count(field)
     except StoreCorruptError:
         return None
 

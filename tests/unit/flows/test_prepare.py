@@ -22,9 +22,9 @@ from orchestrator.errors import (
     StoreUnavailableError,
 )
 from orchestrator.flows.prepare import Prepared, finished, new_job_id, prepare, storage_root, take_over
-from orchestrator.flows.request import check_job_id, make_spec
+from orchestrator.flows.request import make_spec
 from orchestrator.settings import Settings
-from orchestrator.store import JobFolder, as_source
+from orchestrator.store import JobFolder, as_source, check_job_id
 
 _numbers = itertools.count()
 
