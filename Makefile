@@ -1,17 +1,18 @@
 # Everything runs in .venv, made from the committed lock files; the first call of a target makes it, later calls start at once.
 #
-#   make demo    see it work: a Prefect of its own, the demo job, the report       (ARGS="--trip", ARGS="--keep")
-#   make test    lint, types, import rules, all tests                              (ARGS="-k words" narrows the tests)
-#   make lint    the first three of these
-#   make bench   measurements, as printed in benchmarks/README.md                  (NAME=window for one of them)
-#   make chaos   faults on a real stack
-#   make lock    resolve the lock files anew
-#   make clean   remove .venv and caches
+#   make demo      see it work: a Prefect of its own, the demo job, the report       (ARGS="--trip", ARGS="--keep")
+#   make test      lint, types, import rules, all tests                              (ARGS="-k words" narrows the tests)
+#   make lint      the first three of these
+#   make bench     measurements, as printed in benchmarks/README.md                  (NAME=window for one of them)
+#   make chaos     faults on a real stack, with a checker             (ARGS="--seed 7")
+#   make simulate  1,000 seeded jobs in virtual time, with a checker  (SEEDS=200)
+#   make lock      resolve the lock files anew
+#   make clean     remove .venv and caches
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench chaos lock clean
+.PHONY: help demo test lint bench chaos simulate lock clean
 
 # The first Python that is new enough; name another with PYTHON=...
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -20,6 +21,7 @@ BIN := .venv/bin
 ARGS ?=
 # Test files that run at the same time. Most of a file's time is waiting: for servers, workers, deadlines.
 WORKERS ?= 2
+SEEDS ?= 1000
 NAME := # not from the environment
 
 help:
@@ -41,7 +43,10 @@ bench: .venv/.dev
 	@$(BIN)/python -m benchmarks $(NAME) $(ARGS)
 
 chaos: .venv/.dev
-	@$(BIN)/python -m pytest --durations=15 tests/chaos $(ARGS)
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+simulate: .venv/.dev
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --processes $(WORKERS) $(ARGS)
 
 # Checked only when a virtual environment has to be made.
 define FIND_PYTHON
