@@ -23,6 +23,7 @@ from orchestrator.errors import DamagedReportError, JobConflictError, JobNotFoun
 from orchestrator.flows.request import JobSpec, differences, make_spec
 from orchestrator.flows.target import Target, check_groups, check_items, find_target
 from orchestrator.reactor import Job, Times
+from orchestrator.reactor.boundaries import Boundary, passed
 from orchestrator.reactor.heart import Heart
 from orchestrator.settings import Settings
 from orchestrator.store import (
@@ -181,7 +182,9 @@ def create_job(
         SourceError, ConfigurationError: nothing is left behind.
     """
     nonce = secrets.token_hex(8)
+    passed(Boundary.STAGING_BEGUN)
     staged = stage(source, folder, nonce, options_of(spec), on_progress=on_staging)
+    passed(Boundary.ITEMS_STAGED)
     record = record_of(spec, source, job_id, nonce, staged, settings, is_local(folder.url))
     try:
         future = folder.as_if(record)
@@ -194,6 +197,7 @@ def create_job(
     except BaseException:
         folder.discard_staging(nonce)
         raise
+    passed(Boundary.JOB_WRITTEN)
     return record, staged
 
 
@@ -210,6 +214,7 @@ async def start_of(
     """Become the parent of an existing job."""
     who = {"run": parent.name if parent else None, "host": socket.gethostname(), "pid": os.getpid()}
     epoch = await asyncio.to_thread(folder.claim_epoch, who)
+    passed(Boundary.EPOCH_CLAIMED)
     batches = await asyncio.to_thread(lambda: list(folder.batches()))
     child = record.spec.get("child", {})
     fence = float(child.get("fence_seconds", 2.0))

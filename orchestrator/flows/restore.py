@@ -9,6 +9,7 @@ from orchestrator.core.machine import events as ev
 from orchestrator.core.model import Phase
 from orchestrator.engine.gateway import Gateway, Run
 from orchestrator.reactor import Job
+from orchestrator.reactor.boundaries import Boundary, passed
 from orchestrator.reactor.perform import read_attempt
 from orchestrator.store import AttemptFiles
 
@@ -26,6 +27,7 @@ async def restore(job: Job, gateway: Gateway) -> list[ev.Event]:
         EngineUnavailableError: Prefect cannot be asked.
     """
     files = await asyncio.to_thread(job.folder.attempts)
+    passed(Boundary.RESTORE_LISTED)
     highest = max(files, default=-1)
     found: list[ev.Event] = []
     for start in range(0, len(job.batches), PAGE):
@@ -34,6 +36,7 @@ async def restore(job: Job, gateway: Gateway) -> list[ev.Event]:
         if not events and start > highest:
             break
         found += events
+    passed(Boundary.RESTORE_READ)
     return found
 
 
@@ -48,6 +51,7 @@ async def _restore_page(job: Job, gateway: Gateway, page: range, files: Mapping[
         if attempt is not None and (attempt not in files[b].ended or job.pass_items.by_value)
     }
     runs = await _find(job, gateway, page, [*wanted.values(), *lost.values()])
+    passed(Boundary.RESTORE_ASKED)
     events: list[ev.Event] = []
     readings = await asyncio.gather(
         *(

@@ -15,6 +15,7 @@ from orchestrator.core.model import BatchOutcome, StopCause, StopMode, StopRecor
 from orchestrator.core.report import Report, build_report
 from orchestrator.engine.gateway import Gateway
 from orchestrator.errors import JobConflictError, OrchestratorError, StoreUnavailableError
+from orchestrator.reactor.boundaries import Boundary, passed
 from orchestrator.reactor.children import Watched
 from orchestrator.reactor.job import Job
 from orchestrator.reactor.notices import Notices
@@ -104,15 +105,20 @@ class Reactor:
     async def _begin(self) -> None:
         for event in self._restored:
             await self._play(event)
+        if self._restored:
+            passed(Boundary.RESTORE_PLAYED)
         for event in await self._with_patience(self._notices.read):
             self.post(event)
+        passed(Boundary.NOTICES_READ)
         self._log.info(
             "Job %s: %d items in %d batches over %s, at most %d child runs at once.",
             self._job.id, self.state.tally.total, len(self._job.batches), self._job.name, self.state.window,
         )  # fmt: skip
         # Not before the page is begun: it is where people look first.
         await self._publish()
+        passed(Boundary.PAGE_BEGUN)
         await self._emit("started", {"items": self.state.tally.total, "batches": len(self._job.batches)})
+        passed(Boundary.STARTED_EMITTED)
         for work in (self._watch.run(), self._tick(), self._read_folder(), self._show()):
             in_background(self._tasks, work, self._failed)
         while not self._events.empty():  # a stop that is already written comes before the first child
@@ -145,6 +151,8 @@ class Reactor:
             if batch.stage in (Stage.IN_FLIGHT, Stage.STOPPING) and batch.run is not None:
                 self._watch.listen(batch.index, batch.attempt, batch.run)
         self._tell_failures(event)
+        if isinstance(event, ev.Submitted):
+            passed(Boundary.SUBMIT_PLAYED)
 
     def _do(self, command: ev.Command) -> None:
         """Carry a command out, or begin to."""
@@ -158,15 +166,20 @@ class Reactor:
             case ev.Cancel():
                 in_background(self._tasks, self._perform.cancel(command), self._failed)
             case ev.Close(batch):
+                passed(Boundary.END_READ)
                 self._watch.forget(batch)
                 in_background(self._tasks, self._perform.close(command), self._failed)
             case ev.Settle(batch, attempt, outcome, reason):
                 self._children.settle(batch, attempt, self.state.batches[batch].run, self.state.tally.now)
                 level = logging.DEBUG if outcome is BatchOutcome.COMPLETED else logging.INFO
                 self._log.log(level, "Batch %d %s%s", batch + 1, outcome.value, f": {reason}" if reason else "")
+                passed(Boundary.BATCH_SETTLED)
             case ev.TryAgain(batch, attempt, reason):
                 self._log.warning("Batch %d will be tried again (attempt %d): %s", batch + 1, attempt + 2, reason)
-            case ev.Finish() | ev.StandDown():
+                passed(Boundary.ATTEMPT_LOST)
+            case ev.Finish():
+                passed(Boundary.FINISH_DECIDED)
+            case ev.StandDown():
                 pass
 
     def _write_stop(self, record: StopRecord) -> None:
@@ -177,6 +190,7 @@ class Reactor:
             in_background(self._tasks, self._emit("tripped", {"reason": record.reason}), self._failed)
         try:
             self._job.folder.request_stop(record)
+            passed(Boundary.DRAIN_WRITTEN if record.mode is StopMode.DRAIN else Boundary.STOP_WRITTEN)
         except (OrchestratorError, OSError) as e:
             self._log.error("The stop could not be written yet: %s", e)
             in_background(self._tasks, self._write_stop_later(record), self._failed)
@@ -216,6 +230,7 @@ class Reactor:
             await asyncio.sleep(self._job.times.fence)
             try:
                 for event in await self._notices.read():
+                    passed(Boundary.NOTICES_READ)
                     self.post(event)
             except (OrchestratorError, OSError) as e:
                 self._log.debug("The job folder cannot be read now: %s", e)
@@ -338,8 +353,10 @@ class Reactor:
         )
         self.report = report = await self._write_report(report)
         await self._publish_report(report)
+        passed(Boundary.PAGE_PUBLISHED)
         told = {"verdict": report.verdict.value, "ok": report.ok, "headline": report.headline}
         await self._emit("finished", told | {"items": asdict(report.items)})
+        passed(Boundary.FINISHED_EMITTED)
         level = logging.INFO if report.ok else logging.WARNING
         self._log.log(level, "Job %s %s: %s", self._job.id, report.verdict.value, report.headline)
         self._tell_view()
@@ -352,6 +369,7 @@ class Reactor:
             if await self._io(self._job.folder.is_superseded, self._job.epoch):
                 raise JobConflictError(f"job {self._job.id!r} was taken over by another parent run at its end")
             await self._io(self._job.folder.write_report, report.to_json())
+            passed(Boundary.REPORT_WRITTEN)
 
         try:
             await self._with_patience(write, REPORT_PATIENCE_SECONDS)

@@ -20,6 +20,7 @@ from orchestrator.errors import (
     SubmissionRefusedError,
     SubmissionUnknownError,
 )
+from orchestrator.reactor.boundaries import Boundary, passed
 from orchestrator.reactor.job import Job
 
 P = ParamSpec("P")
@@ -74,8 +75,10 @@ class Performer:
             if self._stopping():  # meanwhile: nothing is sent any more
                 self._post(ev.SubmissionDeferred(batch, attempt))
                 return
+            passed(Boundary.SUBMIT_READY)
             run = await self._gateway.submit(submission)
         except SubmissionUnknownError:
+            passed(Boundary.SUBMIT_LOST)
             self._post(ev.SubmissionLost(batch, attempt))
         except SubmissionRefusedError as e:
             self._post(ev.SubmissionRefused(batch, attempt, str(e)))
@@ -86,16 +89,19 @@ class Performer:
             # A server that does not understand us; or, where items go by value, staged items that are gone.
             self._post(ev.SubmissionRefused(batch, attempt, str(e)))
         else:
+            passed(Boundary.SUBMIT_ANSWERED)
             self._post(ev.Submitted(batch, attempt, run.id, run.phase, run.started))
 
     async def resolve(self, command: ev.Resolve) -> None:
         batch, attempt = command.batch, command.attempt
         key = self._job.key(batch, attempt)
+        passed(Boundary.RESOLVE_READY)
         try:
             runs = await self._gateway.find_by_keys(self._job.deployment_of(batch).flow_id, [key])
         except EngineError:
             self._post(ev.SubmissionDeferred(batch, attempt))
             return
+        passed(Boundary.RESOLVE_ANSWERED)
         if (run := runs.get(key)) is None:
             self._post(ev.SubmissionAbsent(batch, attempt))
         else:
@@ -112,13 +118,16 @@ class Performer:
                     running = tuple(r for r in left if r in seen and seen[r].phase is Phase.RUNNING)
                     left = [r for r in left if r not in running]
                     if running:
+                        passed(Boundary.SPARED)
                         self._post(ev.Spared(running))
                     if not left:
                         return
+                passed(Boundary.CANCEL_READY)
                 replies = await self._gateway.request_cancel(left)
             except EngineError as e:
                 logger.debug("%d child runs cannot be cancelled now: %s", len(left), e)
             else:
+                passed(Boundary.CANCEL_SENT)
                 left = [r for r in left if r not in replies]
                 if any(reply is not CancelReply.REQUESTED for reply in replies.values()):
                     self._nudge()
@@ -143,6 +152,7 @@ class Performer:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
             else:
+                passed(Boundary.ATTEMPT_CLOSED)
                 if stop is not None:  # the child saw it first: without it, a batch that was stopped would go on
                     self._post(ev.StopRequested(stop, written=True))
                 self._post(ev.Closed(batch, attempt, reading))

@@ -20,6 +20,7 @@ from orchestrator.core.model import StopRecord
 from orchestrator.core.report import Report
 from orchestrator.engine.gateway import Gateway
 from orchestrator.errors import InternalError, OrchestratorError
+from orchestrator.reactor.boundaries import Boundary, passed
 from orchestrator.reactor.heart import Heart
 from orchestrator.reactor.job import Job
 from orchestrator.reactor.loop import Reactor, failed_stop
@@ -97,7 +98,9 @@ class JobThread:
     async def _run(self) -> Report:
         try:
             self._heart.start()
+            passed(Boundary.LEASE_BEGUN)
             gateway = await self._open()
+            passed(Boundary.GATEWAY_OPEN)
             try:
                 reactor = await self._make(gateway)
                 with self._lock:
@@ -113,6 +116,7 @@ class JobThread:
             raise
         finally:
             self._heart.stop()
+            passed(Boundary.LEASE_ENDED)
 
     def _leave_stop(self, error: Exception) -> None:
         """An error of ours: nobody will watch the children any more, so they must end by themselves."""

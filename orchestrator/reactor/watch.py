@@ -16,6 +16,7 @@ from orchestrator.core.machine import events as ev
 from orchestrator.core.model import Phase, RunId
 from orchestrator.engine.gateway import Gateway, Run
 from orchestrator.errors import EngineError
+from orchestrator.reactor.boundaries import Boundary, passed
 
 WAIT_SECONDS = 6 * 3600.0
 QUIET_SECONDS = 300.0
@@ -119,6 +120,7 @@ class Watch:
         if not asked:
             return
         runs = await self._gateway.read_runs(list(asked))
+        passed(Boundary.CHILDREN_READ)
         running: list[RunId] = []
         for run_id, (batch, attempt) in asked.items():
             seen = runs.get(run_id)
