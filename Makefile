@@ -6,13 +6,14 @@
 #   make bench     measurements, as printed in benchmarks/README.md                  (NAME=window for one of them)
 #   make chaos     faults on a real stack, with a checker             (ARGS="--seed 7")
 #   make simulate  1,000 seeded jobs in virtual time, with a checker  (SEEDS=200)
+#   make canary    the facts about Prefect that the code rests on, asked of the one that is installed
 #   make lock      resolve the lock files anew
 #   make clean     remove .venv and caches
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench chaos simulate lock clean
+.PHONY: help demo test lint bench chaos simulate canary lock clean
 
 # The first Python that is new enough; name another with PYTHON=...
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -44,6 +45,9 @@ bench: .venv/.dev
 
 chaos: .venv/.dev
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+canary: .venv/.dev
+	@$(BIN)/python -m pytest tests/canary $(ARGS)
 
 simulate: .venv/.dev
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --processes $(WORKERS) $(ARGS)
