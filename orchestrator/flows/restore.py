@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Mapping
 
 from orchestrator.core.machine import events as ev
-from orchestrator.core.model import Phase
+from orchestrator.core.model import Phase, Reading
 from orchestrator.engine.gateway import Gateway, Run
 from orchestrator.reactor import Job
 from orchestrator.reactor.boundaries import Boundary, passed
 from orchestrator.reactor.perform import read_attempt
 from orchestrator.store import AttemptFiles
+from orchestrator.store.journal import readings_before
 
 PAGE = 200  # keys asked for at once, as many as Prefect answers in one request
 
@@ -19,20 +20,22 @@ PAGE = 200  # keys asked for at once, as many as Prefect answers in one request
 async def restore(job: Job, gateway: Gateway) -> list[ev.Event]:
     """The events that bring a fresh machine to where the job is.
 
-    One recursive listing of the folder, one reading per batch that left a trace, and questions by key in pages: batches
-    are submitted in order and an attempt is revoked before the next one exists, so the key of each batch's newest
-    possible attempt is enough, and the first page without any trace or run ends the search.
+    One recursive listing of the folder, one reading per batch that left a trace (from what an earlier parent recorded,
+    where that is beyond doubt), and questions by key in pages: batches are submitted in order and an attempt is revoked
+    before the next one exists, so the key of each batch's newest possible attempt is enough, and the first page without
+    any trace or run ends the search.
 
     Raises:
         EngineUnavailableError: Prefect cannot be asked.
     """
     files = await asyncio.to_thread(job.folder.attempts)
     passed(Boundary.RESTORE_LISTED)
+    known = await asyncio.to_thread(_recorded, job, files)
     highest = max(files, default=-1)
     found: list[ev.Event] = []
     for start in range(0, len(job.batches), PAGE):
         page = range(start, min(start + PAGE, len(job.batches)))
-        events = await _restore_page(job, gateway, page, files)
+        events = await _restore_page(job, gateway, page, files, known)
         if not events and start > highest:
             break
         found += events
@@ -40,7 +43,30 @@ async def restore(job: Job, gateway: Gateway) -> list[ev.Event]:
     return found
 
 
-async def _restore_page(job: Job, gateway: Gateway, page: range, files: Mapping[int, AttemptFiles]) -> list[ev.Event]:
+def _recorded(job: Job, files: Mapping[int, AttemptFiles]) -> dict[int, Reading]:
+    """What earlier parents read of attempts that ended by their own word, by batch.
+
+    Such a reading cannot change: the last word is written once, and only attempts without one are given up. Of any
+    other, and of one that does not fit what is listed, the folder is asked again.
+    """
+    wanted = {}
+    for batch, found in files.items():
+        newest = _newest_over(found)
+        if newest is not None and batch < len(job.batches) and newest in found.ended - found.revoked:
+            wanted[batch] = newest
+    readings = readings_before(job.folder.store, job.epoch, job.nonce, wanted) if wanted else {}
+    return {batch: reading for batch, reading in readings.items() if _fits(reading, job.batches[batch].count)}
+
+
+def _fits(reading: Reading, count: int) -> bool:
+    """Whether that can be what a last word said of a batch of so many items."""
+    numbers = (reading.counts.succeeded, reading.counts.failed, reading.unknown, reading.not_started)
+    return reading.ended and reading.suspect is None and min(numbers) >= 0 and sum(numbers) == count
+
+
+async def _restore_page(
+    job: Job, gateway: Gateway, page: range, files: Mapping[int, AttemptFiles], known: Mapping[int, Reading]
+) -> list[ev.Event]:
     over = {b: _newest_over(files[b]) for b in page if b in files}
     current = {b: (attempt if attempt is not None else -1) + 1 for b, attempt in over.items()}
     wanted = {b: job.key(b, current.get(b, 0)) for b in page}
@@ -53,15 +79,14 @@ async def _restore_page(job: Job, gateway: Gateway, page: range, files: Mapping[
     runs = await _find(job, gateway, page, [*wanted.values(), *lost.values()])
     passed(Boundary.RESTORE_ASKED)
     events: list[ev.Event] = []
-    readings = await asyncio.gather(
-        *(
-            asyncio.to_thread(read_attempt, job, b, attempt, _phase(runs.get(lost.get(b, ""))))
-            for b, attempt in over.items()
-            if attempt is not None
-        )
-    )
     restored = [(b, attempt) for b, attempt in over.items() if attempt is not None]
-    for (b, attempt), reading in zip(restored, readings, strict=True):
+    unread = [(b, attempt) for b, attempt in restored if b not in known]
+    read = await asyncio.gather(
+        *(asyncio.to_thread(read_attempt, job, b, k, _phase(runs.get(lost.get(b, "")))) for b, k in unread)
+    )
+    readings = {**known, **{b: reading for (b, _), reading in zip(unread, read, strict=True)}}
+    for b, attempt in restored:
+        reading = readings[b]
         # A next attempt exists: however this one ended, it was tried again.
         ended = None if wanted[b] in runs else _phase(runs.get(lost.get(b, "")))
         events.append(ev.Restored(b, attempt, reading, ended))
