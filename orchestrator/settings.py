@@ -42,6 +42,12 @@ class Settings(BaseSettings):
         le=3600,
         description="Seconds without a sign of life after which child runs give the parent up.",
     )
+    alive_seconds: float = Field(
+        default=15,
+        ge=0,
+        le=600,
+        description="Seconds between two signs of life of a child run; after six without one it is replaced. 0: none.",
+    )
     cancel_deadline_seconds: float = Field(
         default=30,
         gt=0,

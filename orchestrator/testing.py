@@ -25,7 +25,7 @@ from orchestrator.engine.faults import Faults
 from orchestrator.engine.memory import MemoryGateway, SimulatedEngine
 from orchestrator.engine.simulated import TYPICAL, Latencies, SimulatedRun
 from orchestrator.engine.virtual import run as run_virtually
-from orchestrator.errors import AttemptTakenError, InternalError
+from orchestrator.errors import AttemptTakenError, InternalError, OrchestratorError
 from orchestrator.flows.prepare import Prepared, prepare, take_over
 from orchestrator.flows.request import make_spec
 from orchestrator.flows.restore import restore
@@ -92,7 +92,11 @@ class SimulatedBatches:
         except AttemptTakenError:
             return Phase.FAILED
         counting = Counting(carried.counts)
-        reason = await self._items(run, reference, folder, ledger, dict(carried.outcomes), counting)
+        alive = asyncio.ensure_future(_say_alive(folder, reference))
+        try:
+            reason = await self._items(run, reference, folder, ledger, dict(carried.outcomes), counting)
+        finally:
+            alive.cancel()
         ledger.end(EndRecord(reason, counting.counts()))
         if reason is not EndReason.COMPLETED:
             run.state_name = reason.value.title()
@@ -227,6 +231,18 @@ async def _run(
 
 
 def _closed(folder: JobFolder, reference: BatchReference) -> EndReason | None:
+async def _say_alive(folder: JobFolder, reference: BatchReference) -> None:
+    """A child's sign of life, as its fence writes it."""
+    period, counter = folder.read_job().spec["child"].get("alive_seconds") or 0, 0
+    while period:
+        counter += 1
+        try:
+            folder.write_alive(reference.batch, reference.attempt, counter)
+        except (OrchestratorError, OSError):
+            pass
+        await asyncio.sleep(period)
+
+
     """Why a child may not go on, as its fence would find."""
     stop = folder.read_stop()
     if stop is not None and stop.mode is StopMode.CANCEL:

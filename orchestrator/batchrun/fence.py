@@ -9,6 +9,7 @@ It is a thread, not a task of the user's loop: the user's code may block that lo
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +35,7 @@ class Watched(Protocol):
     def read_stop(self) -> StopRecord | None: ...
     def is_revoked(self, batch: int, attempt: int) -> bool: ...
     def read_lease(self) -> LeaseLike | None: ...
+    def write_alive(self, batch: int, attempt: int, counter: int) -> None: ...
 
 
 class Fence:
@@ -44,6 +46,7 @@ class Fence:
         gate: Closed when the attempt must end.
         interval: Seconds between two looks.
         lease_seconds: After which an unchanged sign of life means that the parent is gone; None: never.
+        alive_seconds: Between two signs of life of this run, for its parent; 0: none. The first comes at once.
         overdue_seconds: After the gate closed, when `on_overdue` is called once: the run should be over by then.
         on_overdue: The last resort, called from this thread.
     """
@@ -57,11 +60,13 @@ class Fence:
         *,
         interval: float,
         lease_seconds: float | None,
+        alive_seconds: float = 0.0,
         overdue_seconds: float = 15.0,
         on_overdue: Callable[[], None] | None = None,
     ) -> None:
         self._folder, self._batch, self._attempt, self._gate = folder, batch, attempt, gate
         self._interval, self._lease_seconds = interval, lease_seconds
+        self._alive_seconds, self._alive_at, self._alive_counter = alive_seconds, -math.inf, 0
         self._overdue_seconds, self._on_overdue = overdue_seconds, on_overdue
         self._seen: tuple[int, int] | None = None
         self._changed_at = time.monotonic()
@@ -104,9 +109,22 @@ class Fence:
         ):
             self._gate.close(EndReason.LEASE_LOST)
 
+    def say_alive(self) -> None:
+        """Write a sign of life when it is time for one; a folder that is away only makes it come later."""
+        now = time.monotonic()
+        if not self._alive_seconds or now - self._alive_at < self._alive_seconds:
+            return
+        self._alive_counter += 1
+        try:
+            self._folder.write_alive(self._batch, self._attempt, self._alive_counter)
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, the run goes on
+            return
+        self._alive_at = now
+
     def _watch(self) -> None:
         while True:
             began = time.monotonic()
+            self.say_alive()
             if self._gate.reason is None:
                 try:
                     self.look()

@@ -87,6 +87,7 @@ class JobSettings:
         fence_seconds: Between two looks at the job folder.
         item_grace_seconds: That running items get to finish after a stop.
         lease_seconds: Without a sign of life of the parent before it is given up; None when nobody gives any.
+        alive_seconds: Between two signs of life of this run; 0: none.
         isolate_crashing_items: Run items one by one once two runs of the batch have died.
         result_max_bytes: Largest result of one item, as JSON bytes.
         masked_env: Names of environment variables whose values never appear in what is written.
@@ -97,6 +98,7 @@ class JobSettings:
     fence_seconds: float = 2.0
     item_grace_seconds: float = 10.0
     lease_seconds: float | None = 60.0
+    alive_seconds: float = 0.0
     isolate_crashing_items: bool = True
     result_max_bytes: int = 65_536
     masked_env: tuple[str, ...] = ()

@@ -186,7 +186,7 @@ class Attempt(Run):
     def _start_fence(self) -> None:
         self._fence = Fence(
             self._folder, self.batch, self.attempt, self.gate, interval=self.settings.fence_seconds,
-            lease_seconds=self.settings.lease_seconds,
+            lease_seconds=self.settings.lease_seconds, alive_seconds=self.settings.alive_seconds,
             overdue_seconds=self.settings.item_grace_seconds + _LAST_RESORT_SECONDS, on_overdue=self._last_resort,
         )  # fmt: skip
         self._fence.start()

@@ -235,6 +235,8 @@ async def start_of(
     job = Job(
         id=record.job_id,
         nonce=record.nonce,
+    # A child writes no more often than it looks at the folder.
+    alive = max(fence, float(child.get("alive_seconds") or 0.0)) if child.get("alive_seconds") else 0.0
         folder=folder,
         batches=batches,
         setup=setup,
@@ -248,7 +250,9 @@ async def start_of(
         work_queue_name=spec.work_queue_name,
         page_run=parent.id if parent else None,
         url=parent.url if parent else None,
-        times=Times(poll=settings.poll_seconds, fence=fence),
+        mask=Masker(settings.masked_env),
+        first=await asyncio.to_thread(first_of, folder),
+        times=Times(poll=settings.poll_seconds, fence=fence, alive=alive),
     )
     on_loss: OnLoss = "finish" if spec.on_parent_cancelled == "abandon" else "stop"
     heart = Heart(folder, epoch, beat_seconds=settings.beat_seconds, on_loss=on_loss)
@@ -353,3 +357,4 @@ def record_of(
 def _short(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:59] + "…"
+        "alive_seconds": settings.alive_seconds,

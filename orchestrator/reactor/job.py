@@ -23,6 +23,7 @@ class Times:
         page: Between two renewals of the live page.
         log: Between two progress lines.
         store_patience: How long an unreadable job folder is tried again before the job is given up.
+        alive: Between two signs of life of a child; 0 when children give none.
     """
 
     poll: float = 3.0
@@ -30,6 +31,7 @@ class Times:
     page: float = 6.0
     log: float = 30.0
     store_patience: float = 600.0
+    alive: float = 0.0
 
 
 @dataclass(frozen=True)

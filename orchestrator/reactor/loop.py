@@ -21,6 +21,8 @@ from orchestrator.reactor.job import Job
 from orchestrator.reactor.notices import Notices
 from orchestrator.reactor.page import Links, live_page, report_page
 from orchestrator.reactor.perform import Io, Performer, in_background
+from orchestrator.reactor.recording import Recorder
+from orchestrator.reactor.silence import Silence
 from orchestrator.reactor.view import JobView, Rate, look, nothing_runs
 from orchestrator.reactor.watch import Watch
 
@@ -69,7 +71,8 @@ class Reactor:
         self._perform = Performer(
             job, gateway, self._io, self._events.put_nowait, self._watch.nudge, lambda: self.state.stop is not None
         )
-        self._notices = Notices(job, self.state, self._io)
+        self._silence = Silence(job, self.state, self._io, self._events.put_nowait, read_at=lambda: self._watch.read_at)
+        self._notices = Notices(job, self.state, self._io, log)
         self._rate = Rate()
         self._children = Watched()
         self._page = asyncio.Lock()  # an older page that is tried again must not come after a newer one
@@ -119,7 +122,7 @@ class Reactor:
         passed(Boundary.PAGE_BEGUN)
         await self._emit("started", {"items": self.state.tally.total, "batches": len(self._job.batches)})
         passed(Boundary.STARTED_EMITTED)
-        for work in (self._watch.run(), self._tick(), self._read_folder(), self._show()):
+        for work in (self._watch.run(), self._silence.run(), self._tick(), self._read_folder(), self._show()):
             in_background(self._tasks, work, self._failed)
         while not self._events.empty():  # a stop that is already written comes before the first child
             await self._play(self._events.get_nowait())
@@ -158,10 +161,20 @@ class Reactor:
         """Carry a command out, or begin to."""
         match command:
             case ev.WriteStop(record):
+        self._silence.hear(event)
                 self._write_stop(record)
             case ev.Submit():
                 in_background(self._creating, self._perform.submit(command), self._failed)
             case ev.Resolve():
+    def _decide(self, event: ev.Event, at: float) -> list[ev.Command]:
+        commands: list[ev.Command] | None = None
+        try:
+            commands = step(self.state, event, at)
+            return commands
+        finally:
+            if self._recorder is not None:
+                self._recorder.take(at, event, commands)
+
                 in_background(self._tasks, self._perform.resolve(command), self._failed)
             case ev.Cancel():
                 in_background(self._tasks, self._perform.cancel(command), self._failed)

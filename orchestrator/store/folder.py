@@ -35,6 +35,7 @@ from orchestrator.store.reading import (
     files_by_batch,
     list_batch,
     read_end,
+    read_alive,
     read_ledger,
     read_now,
     read_revoked,
@@ -164,6 +165,14 @@ class JobFolder:
 
     def write_lease(self, counter: int, epoch: int, on_loss: OnLoss) -> None:
         """The parent's sign of life; only the owner of the newest epoch writes it."""
+    def read_parent(self, epoch: int) -> dict[str, Any]:
+        """What the parent of that number said of itself; {} when it said nothing that can be read."""
+        try:
+            data = self._object(layout.epoch(epoch)) or {}
+        except StorageError:
+            return {}
+        return dict(data["who"]) if isinstance(data.get("who"), dict) else {}
+
         data = {"format": layout.FORMAT, "counter": counter, "epoch": epoch, "on_loss": on_loss}
         self.store.put(layout.LEASE, encode_json(data, parsed=True))
 
@@ -303,6 +312,19 @@ class JobFolder:
     def counts_so_far(self, batch: int, files: AttemptFiles) -> Counts:
         """What a batch came to until now: its last word, or else its records; changes nothing.
 
+    def write_alive(self, batch: int, attempt: int, counter: int) -> None:
+        """An attempt's sign of life: the counter grows."""
+        data = encode_json({"format": layout.FORMAT, "counter": counter}, parsed=True)
+        self.store.put(layout.alive(batch, attempt), data)
+
+    def read_alive(self, batch: int, attempt: int) -> int | None:
+        """The counter of an attempt's last sign of life; None when there is none, or none that makes sense."""
+        return read_alive(self.store, batch, attempt)
+
+    def has_begun(self, batch: int, attempt: int) -> bool:
+        """Whether an attempt's process came as far as its ledger; one listing of the batch."""
+        return attempt in list_batch(self.store, batch).started
+
         Args:
             files: Of that batch, from `attempts`.
         """
@@ -386,3 +408,10 @@ class JobFolder:
 
     def _what(self, name: str) -> str:
         return f"{redact(self.url)}/{name}"
+    def _has(self, name: str) -> bool:
+        """Whether there is something of that name; what cannot be read is there, and means what its name says."""
+        try:
+            return self.store.get(name, 0, 1) is not None
+        except StoreCorruptError:
+            return True
+

@@ -30,7 +30,8 @@ INDEX_BATCHES = 10_000  # batches per index object
 
 _NONCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PART = re.compile(r"items/[A-Za-z0-9_-]{1,64}/part-\d{5,9}\.jsonl")
-_ATTEMPT = re.compile(r"b/(\d{1,12})/a(\d{1,6})(?:\.(\d{1,9}))?\.(jsonl|end|revoked|now)")
+_ATTEMPT = re.compile(r"b/(\d{1,12})/a(\d{1,6})(?:\.(\d{1,9}))?\.(jsonl|end|revoked|now|alive)")
+_STAGED = re.compile(r"items/[A-Za-z0-9_-]{1,64}/(?:part|index)-\d{5,9}\.jsonl")
 _STOP = re.compile(r"stop(?:-\d{1,6})?\.json")
 _NUMBERED = re.compile(r"(?:epoch|control)/(\d{1,12})\.json")
 
@@ -45,6 +46,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+    ALIVE = "alive"
 class AttemptName:
     """An attempt's object, read from its name; `segment` is None for the one log of a store that appends."""
 
@@ -123,6 +125,21 @@ def is_ours(name: str) -> bool:
 
 def attempt_name(name: str) -> AttemptName | None:
     """What the object of that name is; None when it is none of an attempt's."""
+def alive(batch_index: int, attempt: int) -> str:
+    return f"{BATCHES}{batch_index}/a{attempt}.alive"
+
+
+def events(number: int, segment: int | None = None) -> str:
+    """The recorded events of the parent of that number; one object, or segments on object stores."""
+    return f"{EVENTS}{number}{'' if segment is None else f'.{segment}'}.jsonl"
+
+
+def events_name(name: str) -> tuple[int, int] | None:
+    """Parent and segment (0 when there is one object alone) in the name of recorded events; None for another name."""
+    match = _EVENTS.fullmatch(name)
+    return (int(match[1]), int(match[2] or 0)) if match else None
+
+
     match = _ATTEMPT.fullmatch(name)
     if not match or (match[3] is not None and match[4] != Kind.LOG):
         return None

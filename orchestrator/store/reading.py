@@ -294,6 +294,11 @@ def read_now(store: Store, batch: int, attempt: int) -> int | None:
     return _read_number(store, layout.now(batch, attempt), "item")
 
 
+def read_alive(store: Store, batch: int, attempt: int) -> int | None:
+    """The counter of an attempt's last sign of life; None when there is none, or none that can be read."""
+    return _read_number(store, layout.alive(batch, attempt), "counter")
+
+
 def read_revoked(store: Store, batch: int, attempt: int) -> int | None:
     """How many records of a given-up attempt count; None when it is not given up, or that cannot be read."""
     return _read_number(store, layout.revoked(batch, attempt), "records")

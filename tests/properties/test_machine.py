@@ -41,6 +41,7 @@ class Child:
     revoked: bool = False
     ended: EndReason | None = None
     deleted: bool = False
+    vanished: bool = False  # its process is gone, and nobody tells: its phase stays what it is
 
 
 class JobUnderChaos(RuleBasedStateMachine):
@@ -74,6 +75,7 @@ class JobUnderChaos(RuleBasedStateMachine):
         self.news: list[ev.Event] = []
         self.created_after_stop: list[tuple[int, int]] = []
         self.stop_written = False
+        self.silent: set[tuple[int, int]] = set()
         self.play(ev.Started())
 
     # -------------------------------------------------------------- the world
@@ -169,12 +171,14 @@ class JobUnderChaos(RuleBasedStateMachine):
         return [c for c in self.children.values() if not c.phase.is_terminal and not c.deleted]
 
     @precondition(lambda self: self.living())
-    @rule(data=st.data(), what=st.sampled_from(["start", "item", "item", "bad item", "end", "die", "cancel", "delete"]))
+    @rule(data=st.data(), what=st.sampled_from(["start", "item", "item", "bad item", "end", "die", "vanish", "cancel", "delete"]))
     def a_child_lives(self, data, what):
         child = data.draw(st.sampled_from(self.living()))
         left = self.counts[child.batch] - sum(
             c.succeeded + c.failed for c in self.children.values() if c.batch == child.batch
         )
+        if child.vanished and what not in ("cancel", "delete"):
+            return
         running = child.phase in (Phase.RUNNING, Phase.CANCELLING) and not child.revoked
         if what == "start" and child.phase in (Phase.SCHEDULED, Phase.PENDING):
             child.phase = Phase.PENDING if child.phase is Phase.SCHEDULED else Phase.RUNNING
@@ -191,6 +195,8 @@ class JobUnderChaos(RuleBasedStateMachine):
                 child.phase, child.ended = Phase.CANCELLED, EndReason.STOPPED if self.stop_written else EndReason.STUCK
         elif what == "die":
             child.phase = Phase.CANCELLED if child.phase is Phase.CANCELLING else Phase.CRASHED
+        elif what == "vanish":
+            child.vanished = True
         elif what == "cancel":
             child.phase = Phase.CANCELLED if child.phase is Phase.SCHEDULED else Phase.CANCELLING
         elif what == "delete" and data.draw(st.integers(0, 4)) == 0:
@@ -208,6 +214,15 @@ class JobUnderChaos(RuleBasedStateMachine):
             if child.deleted
             else ev.RunSeen(child.batch, child.attempt, child.phase, child.phase is Phase.RUNNING, "")
         )
+
+    @precondition(lambda self: self.living())
+    @rule(data=st.data())
+    def a_sign_of_life_stands_still(self, data):
+        """Of a process that is gone, or of one that only stands, and will find itself given up when it wakes."""
+        child = data.draw(st.sampled_from(self.living()))
+        if child.phase is Phase.RUNNING:
+            self.silent.add((child.batch, child.attempt))
+            self.news.append(ev.FellSilent(child.batch, child.attempt, 95.0))
 
     @precondition(lambda self: self.children)
     @rule(data=st.data())
@@ -273,7 +288,8 @@ class JobUnderChaos(RuleBasedStateMachine):
         assert len(holding) <= self.window
         assert self.state.submitting == sum(b.stage is Stage.SUBMITTING for b in holding)
         named = {(b.index, b.attempt) for b in self.state.batches if b.unconfirmed or b.reading}
-        unsettled = {(c.batch, c.attempt) for c in self.living()} - named
+        silent = {(c.batch, c.attempt) for c in self.living() if c.revoked} & self.silent
+        unsettled = {(c.batch, c.attempt) for c in self.living()} - named - silent
         assert len(unsettled) <= self.window
 
     @invariant()
@@ -324,6 +340,9 @@ class JobUnderChaos(RuleBasedStateMachine):
             if not child.phase.is_terminal:
                 if child.phase is Phase.CANCELLING:
                     child.phase = Phase.CANCELLED
+                elif child.vanished:
+                    if child.phase is not Phase.RUNNING:
+                        child.phase = Phase.CRASHED  # its worker says so
                 else:
                     child.succeeded += 0 if child.revoked else left
                     child.phase, child.ended = Phase.COMPLETED, EndReason.COMPLETED
@@ -331,6 +350,8 @@ class JobUnderChaos(RuleBasedStateMachine):
             if known.attempt == child.attempt and known.stage in (Stage.IN_FLIGHT, Stage.STOPPING):
                 self.play(ev.RunVanished(child.batch, child.attempt) if child.deleted else
                           ev.RunSeen(child.batch, child.attempt, child.phase))  # fmt: skip
+                if child.vanished:
+                    self.play(ev.FellSilent(child.batch, child.attempt, 95.0))
         self.play(ev.Ticked())
 
 

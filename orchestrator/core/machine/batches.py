@@ -150,6 +150,15 @@ def _vanished(state: State, batch: BatchState, event: ev.RunVanished) -> list[Co
     return close(state, batch, None)
 
 
+def _fell_silent(state: State, batch: BatchState, event: ev.FellSilent) -> list[Command]:
+    if batch.stage is not Stage.IN_FLIGHT or batch.phase is not Phase.RUNNING or batch.run is None:
+        return []
+    batch.giving_up = f"its process gave no sign of life for {event.seconds:.0f} s"
+    batch.silent_at = state.tally.now
+    state.move(batch, Stage.STOPPING)
+    return [ev.Cancel((batch.run,))]
+
+
 def on_progress(state: State, event: ev.Progressed) -> list[Command]:
     """Newer counts of a running child replace the older ones; anything else changes nothing."""
     news = event.progress
@@ -237,7 +246,7 @@ def _try_again(state: State, batch: BatchState, reason: str) -> list[Command]:
     lost = batch.attempt
     batch.attempt += 1
     batch.run, batch.phase, batch.state_name, batch.started = None, None, "", False
-    batch.sequence, batch.giving_up = -1, None
+    batch.sequence, batch.giving_up, batch.silent_at = -1, None, None
     batch.settled_before = batch.counts.settled if batch.counts else 0
     state.move(batch, Stage.WAITING)
     state.retry.append(batch.index)
@@ -325,6 +334,7 @@ _HANDLERS: dict[type, Callable[[State, BatchState, Any], list[Command]]] = {
     ev.SubmissionAbsent: _absent,
     ev.RunSeen: _run_seen,
     ev.RunVanished: _vanished,
+    ev.FellSilent: _fell_silent,
     ev.Closed: _closed,
     ev.CloseFailed: _close_failed,
 }

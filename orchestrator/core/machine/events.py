@@ -92,6 +92,15 @@ class RunVanished:
 
 
 @dataclass(frozen=True, slots=True)
+class FellSilent:
+    """A child run that Prefect says is running gave no sign of life for so long: its process is gone, or stands."""
+
+    batch: int
+    attempt: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Spared:
     """These runs were not cancelled: they had begun to run, which nobody had told before."""
 
@@ -176,6 +185,7 @@ Event = (
     | Superseded
     | Ticked
 )
+    | FellSilent
 
 BatchEvent = (
     Restored
@@ -195,6 +205,7 @@ BatchEvent = (
 
 @dataclass(frozen=True, slots=True)
 class Submit:
+    | FellSilent
     """Create the child run of this attempt (under its key: twice is once)."""
 
     batch: int

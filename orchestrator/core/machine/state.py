@@ -60,6 +60,7 @@ class BatchState:
         "sequence",
         "settled_before",
         "stage",
+        "silent_at",
         "started",
         "state_name",
         "unconfirmed",
@@ -79,6 +80,7 @@ class BatchState:
         self.settled_before = 0  # items that were over when the current attempt began
         self.giving_up: str | None = None  # why this attempt is being cancelled although the job goes on
         self.unconfirmed = False  # the cancel deadline passed before its end was read
+        self.silent_at: float | None = None  # when it was given up because its process gave no sign of life
         self.ask_at: float | None = None  # UNKNOWN only: when to ask again; None while an answer is awaited
         self.reading: Reading | None = None
         self.outcome: BatchOutcome | None = None

@@ -119,6 +119,11 @@ def _on_time(state: State, event: ev.Ticked) -> list[Command]:
             state.move_by_time(batch, Stage.CLOSING)
             commands.append(ev.Close(index, batch.attempt, None))
         elif batch.stage is Stage.UNKNOWN and batch.ask_at is not None and now >= batch.ask_at:
+        elif _is_gone(state, batch):
+            # Nobody is left to end it. Given up before the next attempt exists: should it wake up, it ends itself.
+            state.note(f"the child run of batch {index + 1} was not seen to end ({batch.giving_up}): run {batch.run}")
+            state.move_by_time(batch, Stage.CLOSING)
+            commands.append(ev.Close(index, batch.attempt, None))
             batch.ask_at = None
             # Creating again under the same key is the surest question; after a stop only asking is allowed.
             commands.append((ev.Resolve if state.stop else ev.Submit)(index, batch.attempt))
@@ -130,6 +135,13 @@ def _on_time(state: State, event: ev.Ticked) -> list[Command]:
 
 
 def _deadline(state: State) -> float:
+def _is_gone(state: State, batch: BatchState) -> bool:
+    """Whether a child without a sign of life was not seen to end in time; in a cancelling stop its deadline decides."""
+    if batch.stage is not Stage.STOPPING or batch.silent_at is None or state.cancelling:
+        return False
+    return state.tally.now >= batch.silent_at + state.setup.cancel_deadline
+
+
     if state.stop is not None and state.stop.cause is StopCause.PARENT_CANCELLED:
         return min(state.setup.cancel_deadline, PARENT_CANCELLED_SECONDS)
     return state.setup.cancel_deadline

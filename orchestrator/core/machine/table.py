@@ -60,10 +60,12 @@ TABLE: dict[tuple[Stage, type], Row] = {
     (_F, ev.Submitted): _row("two answers to one creation", _F, _C),
     (_F, ev.RunSeen): _row("news of a child; a terminal state that was read ends it", _F, _C),
     (_F, ev.RunVanished): _row("its record was deleted: a wait would never return", _C),
+    (_F, ev.FellSilent): _row("its process died with its worker, and nobody will ever say so", _F, _X),
     #
     (_X, ev.Submitted): _row("two answers to one creation", _X, _C),
     (_X, ev.RunSeen): _row("it ends as cancelled, or by itself before the request reached it", _X, _C),
     (_X, ev.RunVanished): _row("its record was deleted while it was being cancelled", _C),
+    (_X, ev.FellSilent): _row("it is being cancelled already", _X),
     #
     (_C, ev.Submitted): _row("an answer that comes after the end was read", _C),
     (_C, ev.SubmissionAbsent): _row("an answer that comes after the cancel deadline", _C),
@@ -72,6 +74,7 @@ TABLE: dict[tuple[Stage, type], Row] = {
     (_C, ev.SubmissionRefused): _row("an answer that comes after the cancel deadline", _C),
     (_C, ev.RunSeen): _row("repeated news, or a run that Prefect let leave a terminal state: it is revoked", _C),
     (_C, ev.RunVanished): _row("its record was deleted after its end was read", _C),
+    (_C, ev.FellSilent): _row("a process that is over says nothing", _C),
     (_C, ev.Closed): _row("the ledger was read: settled, or lost and to be tried again", _W, _Z),
     (_C, ev.CloseFailed): _row("the job folder cannot be read: settled with what is known", _Z),
     #
@@ -82,6 +85,7 @@ TABLE: dict[tuple[Stage, type], Row] = {
     (_Z, ev.SubmissionRefused): _row("late answer", _Z),
     (_Z, ev.RunSeen): _row("late news", _Z),
     (_Z, ev.RunVanished): _row("late news", _Z),
+    (_Z, ev.FellSilent): _row("late news", _Z),
     (_Z, ev.Closed): _row("read twice", _Z),
     (_Z, ev.CloseFailed): _row("late answer", _Z),
 }

@@ -307,6 +307,52 @@ def test_an_attempt_that_the_parents_silence_ended_is_not_one_of_the_retries():
     assert play.state.batches[0].attempt == 4
 
 
+def test_a_child_without_a_sign_of_life_is_asked_to_cancel_and_given_up_at_the_cancel_deadline():
+    play = Play(3, 3, max_in_flight=1)
+    play.submitted(0, Phase.RUNNING)
+    assert play.play(ev.FellSilent(0, 0, 95.2)) == [ev.Cancel((run_of(0),))]
+    assert play.wait(29) == []
+    assert play.wait(2) == [ev.Close(0, 0, None)]
+    play.closed(lost(1, 2))
+    assert [c.reason for c in play.said if isinstance(c, ev.TryAgain)] == ["its process gave no sign of life for 95 s"]
+    assert play.state.batches[0].attempt == 1
+    assert "batch 1 was not seen to end" in play.state.notes[0]
+    assert str(run_of(0)) in play.state.notes[0]
+
+
+def test_a_child_without_a_sign_of_life_that_had_finished_its_batch_has_finished_it():
+    play = Play(3, max_in_flight=1)
+    play.submitted(0, Phase.RUNNING)
+    play.play(ev.FellSilent(0, 0, 95.2))
+    play.wait(31)
+    play.closed(done(3))
+    assert outcomes(play) == ["completed"]
+
+
+def test_attempts_without_a_sign_of_life_are_used_up_like_any_other():
+    play = Play(3, batch_retries=1)
+    for attempt in range(2):
+        play.submitted(0, Phase.RUNNING, attempt)
+        play.play(ev.FellSilent(0, attempt, 95.0))
+        play.wait(31)
+        play.closed(lost(0, 3), 0, attempt)
+    assert outcomes(play) == ["crashed"]
+    assert play.state.tally.crashed_attempts == 2
+
+
+def test_in_a_cancelling_stop_its_own_deadline_decides_about_a_child_without_a_sign_of_life():
+    play = Play(3)
+    play.submitted(0, Phase.RUNNING)
+    play.play(ev.FellSilent(0, 0, 95.0))
+    play.wait(20)
+    play.stop()
+    play.wait(20)
+    assert play.stage() is Stage.STOPPING
+    play.wait(11)
+    play.closed(lost(0, 3))
+    assert outcomes(play) == ["unconfirmed"]
+
+
 def test_a_batch_that_keeps_dying_goes_on_while_each_death_names_a_suspect_or_comes_further():
     play = Play(3, batch_retries=2)
     for attempt, reading in enumerate((lost(0, 3), lost(0, 3), _suspect(0, 1), _suspect(1, 2), lost(2, 1))):

@@ -56,6 +56,13 @@ def stopping() -> Play:
     return play
 
 
+def silent() -> Play:
+    """It is being cancelled, in a job that goes on, because its process gave no sign of life."""
+    play = in_flight()
+    play.play(ev.FellSilent(0, 0, 95.0))
+    return play
+
+
 def closing(**setup: Any) -> Play:
     play = in_flight(**setup)
     play.seen(Phase.COMPLETED)
@@ -138,12 +145,15 @@ def _cases() -> list[Case]:
         Case("news", in_flight, ev.RunSeen(0, 0, running), f, f),
         Case("its end was read", in_flight, ev.RunSeen(0, 0, over), f, c),
         Case("it was deleted", in_flight, ev.RunVanished(0, 0), f, c),
+        Case("its process is gone", in_flight, ev.FellSilent(0, 0, 95.0), f, x),
+        Case("it does not run yet, or any more", lambda: in_flight(Phase.PENDING), ev.FellSilent(0, 0, 95.0), f, f),
         #
         Case("a second answer while it is cancelled", stopping, ev.Submitted(0, 0, ours, Phase.CANCELLING), x, x),
         Case("a second answer shows its end", stopping, ev.Submitted(0, 0, ours, Phase.CANCELLED), x, c),
         Case("still cancelling", stopping, ev.RunSeen(0, 0, Phase.CANCELLING), x, x),
         Case("cancelled", stopping, ev.RunSeen(0, 0, Phase.CANCELLED), x, c),
         Case("deleted while it was cancelled", stopping, ev.RunVanished(0, 0), x, c),
+        Case("no sign of life while it is cancelled", stopping, ev.FellSilent(0, 0, 95.0), x, x),
         #
         Case("an answer after the end was read", closing, ev.Submitted(0, 0, ours, running), c, c),
         Case("absent, after the deadline", late, absent, c, c),
@@ -152,6 +162,7 @@ def _cases() -> list[Case]:
         Case("refused, after the deadline", late, refused, c, c),
         Case("it leaves a terminal state", closing, ev.RunSeen(0, 0, running), c, c),
         Case("deleted after its end", closing, ev.RunVanished(0, 0), c, c),
+        Case("no sign of life after its end", closing, ev.FellSilent(0, 0, 95.0), c, c),
         Case("all its items are over", closing, ev.Closed(0, 0, done(3)), c, z),
         Case("the attempt was lost", closing, ev.Closed(0, 0, lost(1, 2)), c, w),
         Case("the folder cannot be read", closing, ev.CloseFailed(0, 0, "disk on fire"), c, z),
@@ -163,6 +174,7 @@ def _cases() -> list[Case]:
         Case("refused, late", end, refused, z, z),
         Case("late news", end, ev.RunSeen(0, 0, running), z, z),
         Case("deleted, late", end, ev.RunVanished(0, 0), z, z),
+        Case("no sign of life, late", end, ev.FellSilent(0, 0, 95.0), z, z),
         Case("read twice", end, ev.Closed(0, 0, lost(0, 3)), z, z),
         Case("unreadable, late", end, ev.CloseFailed(0, 0, "disk on fire"), z, z),
     ]  # fmt: skip
@@ -229,6 +241,7 @@ TIMED_CASES = [
     Timed("the deadline comes before the grace ends", lambda: stopped(in_flight(item_grace=60)),
           lambda p: p.wait(31), Stage.IN_FLIGHT, Stage.CLOSING),
     Timed("it does not end", stopping, lambda p: p.wait(31), Stage.STOPPING, Stage.CLOSING),
+    Timed("nobody is left to end it", silent, lambda p: p.wait(31), Stage.STOPPING, Stage.CLOSING),
     Timed("it had begun to run unseen", stopping, lambda p: p.play(ev.Spared((run_of(0),))),
           Stage.STOPPING, Stage.IN_FLIGHT),
 ]  # fmt: skip
@@ -265,6 +278,7 @@ EVENTS: list[ev.Event] = [
     ev.SubmissionAbsent(0, 0),
     ev.RunSeen(0, 0, Phase.RUNNING),
     ev.RunVanished(0, 0),
+    ev.FellSilent(0, 0, 95.0),
     ev.Closed(0, 0, done(3)),
     ev.CloseFailed(0, 0, "no"),
 ]

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.core.model import Batch, Counts, EndReason, ItemOutcome, StopMode
 from orchestrator.errors import InternalError, StorageError, StoreCorruptError
 from orchestrator.store import EndRecord, JobFolder, JobRecord, Ledger, OutcomeRecord, StageOptions, parse_source, stage
-from orchestrator.store.reading import list_batch, read_ledger
+from orchestrator.store.reading import AttemptFiles, list_batch, read_ledger
 
 S, U, N = ItemOutcome.SUCCEEDED, ItemOutcome.UNKNOWN, ItemOutcome.NOT_STARTED
 
@@ -95,6 +95,17 @@ def test_a_sign_of_life_that_makes_no_sense_is_an_error_that_names_it(folder: Jo
     folder.store.put("lease.json", content)
     with pytest.raises(StoreCorruptError, match=r"lease\.json"):
         folder.read_lease()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"{}", b'{"format":1,"counter":-1}', b'{"format":1,"counter":"9"}', b"\xff", b"x" * (2 << 20)],
+)
+def test_a_childs_sign_of_life_that_makes_no_sense_is_none(folder: JobFolder, content: bytes) -> None:
+    assert folder.read_alive(0, 0) is None
+    folder.store.put("b/0/a0.alive", content)
+    assert folder.read_alive(0, 0) is None
+    assert folder.attempts() == {0: AttemptFiles()}, "it is no trace of an attempt that began"
 
 
 def test_an_object_of_absurd_size_is_not_read(folder: JobFolder) -> None:
