@@ -53,7 +53,9 @@ class Recorder:
         self._sink, self._gate, self._door, self._max = sink, gate, door, result_max_bytes
         carried = carried or Counts()
         self._succeeded, self._failed = carried.succeeded, carried.failed
-        self._trailing, self._first = carried.trailing_failures, carried.first_failure
+        self._trailing, self._first = carried.trailing_failures, None
+        if (first := carried.first_failure) is not None:
+            self._first = Failure(first.index, door.mask(first.key), first.type, door.mask(first.text))
         self._errors: Counter[str] = Counter(carried.errors)
         self._running: dict[int, Item] = {}
         # Called before an item begins, while items run one by one; when it cannot write, the item does not begin.
@@ -113,7 +115,8 @@ class Recorder:
                 self._trailing += 1
                 self._errors[type_name] += 1
                 if self._first is None:
-                    self._first = Failure(item.index, item.key, type_name, text)
+                    # A key is the user's data in the ledger; this copy of it goes to Prefect.
+                    self._first = Failure(item.index, self._door.mask(item.key), type_name, text)
         self._say(item, error, type_name, text, tries)
         return True
 
@@ -143,10 +146,12 @@ class Recorder:
             said = str(error)
         except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
             said = "(the error's text could not be read)"
-        said = " ".join((said or type(error).__name__).split())
+        # Masked before it is put on one line, for a secret may have several, and before it is cut: half a secret is a
+        # secret too.
+        said = self._door.mask(said[: 100 * _TEXT_CHARS]) or type(error).__name__
+        said = " ".join(said.split())
         if isinstance(error, SystemExit):
             said = f"the function called sys.exit({error.code!r})"
-        # Masked before it is cut: half a secret is a secret too.
         return printable(self._door.mask(said[: 20 * _TEXT_CHARS]))[:_TEXT_CHARS]
 
     # ------------------------------------------------------------------ inside

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from uuid import UUID
@@ -30,26 +30,23 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogWorker
 
-from orchestrator.engine.masking import mask
+from orchestrator.engine.masking import MaskedLogger, mask
 from orchestrator.engine.progress import ARTIFACT_TYPE
 from orchestrator.errors import ConfigurationError
 
 _DRAIN_SECONDS = 3.0
 
 
-class _Unbreakable(logging.LoggerAdapter[Any]):
+class _Unbreakable(MaskedLogger):
     """The run's logger, which ends nobody: rich raises SystemExit from a log line once the console's pipe is broken.
 
     A worker that was killed leaves its children such a pipe, and a line logged by the thread that watches over a stop
     would end that thread without a word. Source: rich/console.py `on_broken_pipe`; seen with Prefect 3.8.8.
     """
 
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        return msg, kwargs
-
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         try:
-            self.logger.log(level, msg, *args, **kwargs)
+            super().log(level, msg, *args, **kwargs)
         except SystemExit:
             pass
 
@@ -65,15 +62,15 @@ class RunDoor:
     """
 
     def __init__(self, masked_env: Sequence[str] = ()) -> None:
+        self._masked_env = tuple(masked_env)
         context = FlowRunContext.get()
         run = context.flow_run if context else None
-        self.logger: logging.Logger | logging.LoggerAdapter[Any] = _Unbreakable(get_run_logger(), {})
+        self.logger: logging.Logger | logging.LoggerAdapter[Any] = _Unbreakable(get_run_logger(), self.mask)
         self.run_name = str(run.name) if run else ""
         self._run_id: UUID | None = run.id if run else None
         # Prefect starts a process for one run and says which; runs inside it have ids of their own.
         # Source: prefect runner/_starter_engine.py, runner/_workspace_supervisor.py, 3.8.8.
         self.owns_process = run is not None and os.environ.get("PREFECT__FLOW_RUN_ID") == str(run.id)
-        self._masked_env = tuple(masked_env)
         self._artifact: UUID | None = None
         self._news: SyncPrefectClient | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from contextvars import Token
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from prefect.settings import get_current_settings
 from prefect.utilities.urls import url_for
 
 from orchestrator.core.model import RunId
+from orchestrator.engine.masking import MaskedLogger, Masker
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -83,12 +85,17 @@ def run_url(run_id: RunId) -> str | None:
     return url_for("flow-run", obj_id=run_id)
 
 
-def run_logger() -> Logger:
-    """The run's logger inside a run, ours outside. Captured once, it works from every thread."""
+def run_logger(masked_env: Sequence[str] = ()) -> Logger:
+    """The run's logger inside a run, ours outside; it masks secrets. Captured once, it works from every thread.
+
+    Args:
+        masked_env: Names of environment variables whose values are masked too.
+    """
     try:
-        return get_run_logger()
+        found: Logger = get_run_logger()
     except MissingContextError:
-        return get_logger("orchestrator")
+        found = get_logger("orchestrator")
+    return MaskedLogger(found, Masker(masked_env))
 
 
 def _outermost(context: FlowRunContext | None) -> FlowRunContext | None:

@@ -7,19 +7,21 @@ variables a setting of ours names, and the user info of any URL.
 from __future__ import annotations
 
 import base64
+import html
 import json
+import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+import sys
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-from prefect.settings import get_current_settings
 from pydantic import BaseModel, Secret, SecretStr
 
 MASK = "********"
-_SHORTEST = 4  # a shorter value would mask innocent text everywhere
+SHORTEST = 4  # a shorter value would mask innocent text everywhere
+_LINE = 12  # a single line of a secret of several (a private key) is secret too, from this length on
 _USER_INFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.\-]*://)[^/\s'\"<>@]+@")
 
 
@@ -32,14 +34,16 @@ class Masker:
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         values = {os.environ.get(name, "") for name in names}
-        values.update(_setting_secrets(get_current_settings()))
-        forms = {form for value in values for form in _forms(value) if len(form) >= _SHORTEST}
-        longest_first = sorted(forms, key=len, reverse=True)
-        self._secrets = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        values.update(_known_secrets())
+        forms = {form for value in values if len(value) >= SHORTEST for form in _forms(value)}
+        longest_first = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+        self._secrets = re.compile(longest_first) if forms else None
+        # Looks without moving on, so that two secrets that overlap in a text are both found.
+        self._each = re.compile(f"(?=({longest_first}))") if forms else None
 
     def __call__(self, text: str) -> str:
-        if self._secrets is not None:
-            text = self._secrets.sub(MASK, text)
+        if self._secrets is not None and self._each is not None and self._secrets.search(text):
+            text = _without(text, (found.span(1) for found in self._each.finditer(text)))
         return _USER_INFO.sub(rf"\g<scheme>{MASK}@", text) if "://" in text else text
 
     def value(self, value: Any) -> Any:
@@ -53,14 +57,77 @@ class Masker:
         return value
 
 
+class MaskedLogger(logging.LoggerAdapter[Any]):
+    """A logger whose lines are masked once their parts are put together."""
+
+    def __init__(self, logger: logging.Logger | logging.LoggerAdapter[Any], mask: Callable[[str], str]) -> None:
+        super().__init__(logger, {})
+        self._mask = mask
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        return msg, kwargs
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        if not self.isEnabledFor(level):
+            return
+        text = str(msg) % args if args else str(msg)
+        self.logger.log(level, "%s", self._mask(text), **kwargs)
+
+
 def mask(text: str, names: Sequence[str] = ()) -> str:
-    """The text with all secrets masked, by the settings and environment as they were at the first call for `names`."""
-    return _masker(tuple(names))(text)
+    """The text with all secrets masked, by the settings and environment of this moment."""
+    return masker(tuple(names))(text)
 
 
-@lru_cache(maxsize=16)
-def _masker(names: tuple[str, ...]) -> Masker:
-    return Masker(names)
+def masker(names: tuple[str, ...]) -> Masker:
+    """The masker for those names; kept as long as their values and Prefect's settings stay what they are."""
+    now = (_prefect_settings(), [os.environ.get(name) for name in names])
+    kept = _kept.get(names)
+    if kept is None or kept[0] is not now[0] or kept[1] != now[1]:
+        kept = _kept[names] = (*now, Masker(names))
+    return kept[2]
+
+
+def too_short(names: Sequence[str]) -> list[str]:
+    """Those of the environment variables whose values are too short to be masked."""
+    return [name for name in names if 0 < len(os.environ.get(name, "")) < SHORTEST]
+
+
+_kept: dict[tuple[str, ...], tuple[Any, list[str | None], Masker]] = {}
+
+
+def _without(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """The text with each stretch that the spans cover together replaced by one mask."""
+    parts: list[str] = []
+    done = 0
+    stretch: tuple[int, int] | None = None
+    for start, end in (*spans, (len(text), len(text))):
+        if stretch is not None and start < stretch[1]:
+            stretch = stretch[0], max(stretch[1], end)
+            continue
+        if stretch is not None:
+            parts += [text[done : stretch[0]], MASK]
+            done = stretch[1]
+        stretch = start, end
+    return "".join([*parts, text[done:]])
+
+
+def _prefect_settings() -> Any:
+    """Prefect's settings; None in a process that has not imported it, and therefore knows none of its secrets."""
+    if "prefect.context" not in sys.modules:
+        return None
+    from prefect.settings import get_current_settings
+
+    return get_current_settings()
+
+
+def _known_secrets() -> Iterator[str]:
+    settings = _prefect_settings()
+    if settings is not None:
+        yield from _setting_secrets(settings)
+        return
+    for name in ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"):
+        yield from _parts(os.environ.get(name, ""))
 
 
 def _setting_secrets(settings: BaseModel) -> Iterator[str]:
@@ -92,8 +159,20 @@ def _parts(secret: str) -> Iterator[str]:
 
 
 def _forms(value: str) -> Iterator[str]:
-    """The value as it may stand in a text: plain, inside JSON, inside a URL."""
+    """The value as it may stand in a text: plain, on one line, inside JSON, Python, HTML, a URL."""
     yield value
+    if len(flat := " ".join(value.split())) >= SHORTEST:
+        yield flat  # texts are put on one line before they are written
+    yield from (line for line in value.splitlines() if len(line.strip()) >= _LINE)
     yield json.dumps(value)[1:-1]
     yield json.dumps(value, ensure_ascii=False)[1:-1]
-    yield quote(value, safe="")
+    yield json.dumps(json.dumps(value)[1:-1])[1:-1]  # JSON in a text in JSON
+    yield repr(value)[1:-1]
+    yield html.escape(value)
+    for quoted in (
+        quote(value, safe="", errors="replace"),
+        quote(value, errors="replace"),
+        quote_plus(value, errors="replace"),
+    ):
+        yield quoted
+        yield re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), quoted)

@@ -9,15 +9,18 @@ reader finds what the file system kept, and hashes, counts and formats are check
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
+import operator
 import os
 import secrets
+import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from orchestrator.errors import StoreUnavailableError
+from orchestrator.errors import StoreCorruptError, StoreUnavailableError
 from orchestrator.store.primitives import Appender, Entry, check_name, check_prefix
 
 T = TypeVar("T")
@@ -64,7 +67,7 @@ class LocalStore:
     def get(self, name: str, start: int = 0, length: int | None = None) -> bytes | None:
         path = self._path(name)
         try:
-            with open(path, "rb") as file:
+            with open(_opened(path, os.O_RDONLY), "rb") as file:
                 if start:
                     file.seek(start)
                 return file.read() if length is None else file.read(length)
@@ -84,7 +87,7 @@ class LocalStore:
         path = self._path(name)
 
         def opened() -> int:
-            return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            return _opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
         return _FileAppender(self._with_folder(path, opened), path)
 
@@ -96,6 +99,15 @@ class LocalStore:
         except OSError as e:
             _unavailable(e, "list", self._root)
         return sorted(found, key=lambda entry: entry.name)
+
+    def folders(self) -> Sequence[str]:
+        try:
+            with os.scandir(self._root) as entries:
+                return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as e:
+            _unavailable(e, "list", self._root)
 
     def delete(self, name: str) -> None:
         path = self._path(name)
@@ -205,11 +217,37 @@ def _walk(folder: str, prefix: str, found: list[Entry]) -> None:
                     _walk(entry.path, f"{prefix}{entry.name}/", found)
                 else:
                     try:
-                        found.append(Entry(prefix + entry.name, entry.stat().st_size))
+                        facts = entry.stat()
+                        found.append(Entry(prefix + entry.name, facts.st_size, facts.st_mtime))
                     except FileNotFoundError:
                         pass
     except (FileNotFoundError, NotADirectoryError):
         return
+
+
+def _opened(path: str, flags: int) -> int:
+    """A descriptor of a plain file; nothing waits for what is none.
+
+    Whoever can write to the folder can put a pipe there, which nobody ever writes to, or a link that leads out of it.
+
+    Raises:
+        StoreCorruptError: it is a folder, a link, a pipe, a socket or a device.
+    """
+    more = (getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_NOFOLLOW", "O_NOCTTY", "O_BINARY"))
+    try:
+        descriptor = os.open(path, functools.reduce(operator.or_, more, flags), 0o666)
+    except OSError as e:
+        if e.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENODEV):
+            raise _no_file(path) from e
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _no_file(path)
+    return descriptor
+
+
+def _no_file(path: str) -> StoreCorruptError:
+    return StoreCorruptError(f"{path} is no plain file: it was not written by a job; remove it")
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
