@@ -7,7 +7,7 @@ way each time. The fate of a run depends on the seed and its key alone, never on
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,6 +25,7 @@ class SubmitFault(StrEnum):
     UNAVAILABLE = "unavailable"  # the connection is refused: nothing was sent
     LOST_ANSWER = "lost_answer"  # carried out, and the answer never came
     LOST_REQUEST = "lost_request"  # not carried out, and nobody can tell
+    LATE = "late"  # carried out `late_seconds` after everybody stopped waiting for the answer
     REFUSED = "refused"
 
 
@@ -37,12 +38,19 @@ class WaitFault(StrEnum):
     NOT_FINAL = "not_final"  # a run is returned that has not ended
 
 
+class ReadFault(StrEnum):
+    """What becomes of one reading of records."""
+
+    SLOW = "slow"  # the answer was made at once and arrives up to `slow_seconds` later, when it is not true any more
+
+
 class ProgressFault(StrEnum):
     """What becomes of one report of progress."""
 
     LOST = "lost"
     LATE = "late"  # stored `late_seconds` later, over what is newer by then
     REPEATED = "repeated"  # told twice in one reading
+    SWAPPED = "swapped"  # held back until the next one is there, and stored over it
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +91,16 @@ class Rates:
     unavailable: float = 0.02  # any call
     lost_answer: float = 0.03
     lost_request: float = 0.03
+    late_commit: float = 0.01
+    read_slow: float = 0.03
     wait_early: float = 0.1
     wait_never: float = 0.1
+    wait_raises: float = 0.02
+    wait_not_final: float = 0.03
     progress_lost: float = 0.1
     progress_late: float = 0.1
     progress_repeated: float = 0.1
+    progress_swapped: float = 0.05
     stuck_pending: float = 0.01
     crash: float = 0.05
     vanish: float = 0.01
@@ -107,18 +120,25 @@ class Faults:
     Args:
         seed: Draw faults by `rates`; None draws none.
         fates: Decides the fate of a run by its submission; what it returns None for is left to the seed.
-        late_seconds: How late a late report of progress is.
+        late_seconds: How late a late report of progress or a late creation is.
+        slow_seconds: How long a slow answer takes at most.
+
+    Attributes:
+        injected: How often each kind of fault happened so far.
     """
 
     seed: int | None = None
     rates: Rates = field(default_factory=Rates)
     fates: Callable[[Submission], Fate | None] | None = None
     late_seconds: float = 7.0
+    slow_seconds: float = 5.0
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
+        self.injected: Counter[str] = Counter()
         self._submits: deque[SubmitFault | None] = deque()
         self._waits: deque[WaitFault | None] = deque()
+        self._reads: deque[ReadFault | None] = deque()
         self._progress: deque[ProgressFault | None] = deque()
         self._outages: list[tuple[float, float, frozenset[str]]] = []
 
@@ -131,6 +151,9 @@ class Faults:
     def next_waits(self, *faults: WaitFault | None) -> None:
         self._waits.extend(faults)
 
+    def next_reads(self, *faults: ReadFault | None) -> None:
+        self._reads.extend(faults)
+
     def next_progress(self, *faults: ProgressFault | None) -> None:
         self._progress.extend(faults)
 
@@ -142,48 +165,60 @@ class Faults:
         """From now on nothing goes wrong any more (runs keep the fate they have)."""
         self.seed = None
         self.fates = None
-        for script in (self._submits, self._waits, self._progress, self._outages):
+        for script in (self._submits, self._waits, self._reads, self._progress, self._outages):
             script.clear()
 
     # -- asked by the simulated engine
 
     def is_out(self, method: str, now: float) -> bool:
         if any(start <= now < end and (not of or method in of) for start, end, of in self._outages):
+            self.injected["call in an outage"] += 1
             return True
-        return self.seed is not None and self._random.random() < self.rates.unavailable
+        if self.seed is None or self._random.random() >= self.rates.unavailable:
+            return False
+        self.injected["call refused"] += 1
+        return True
 
     def coin(self) -> bool:
         """Whether something that failed was carried out all the same; never without a seed."""
         return self.seed is not None and self._random.random() < 0.5
 
     def submit(self) -> SubmitFault | None:
-        if self._submits:
-            return self._submits.popleft()
         r = self.rates
-        return self._draw(
-            {
-                SubmitFault.BUSY: r.busy,
-                SubmitFault.LOST_ANSWER: r.lost_answer,
-                SubmitFault.LOST_REQUEST: r.lost_request,
-            }
-        )
+        rates = {
+            SubmitFault.BUSY: r.busy,
+            SubmitFault.LOST_ANSWER: r.lost_answer,
+            SubmitFault.LOST_REQUEST: r.lost_request,
+            SubmitFault.LATE: r.late_commit,
+        }
+        return self._next("creation", self._submits, rates)
 
     def wait(self) -> WaitFault | None:
-        if self._waits:
-            return self._waits.popleft()
-        return self._draw({WaitFault.EARLY: self.rates.wait_early, WaitFault.NEVER: self.rates.wait_never})
+        r = self.rates
+        rates = {
+            WaitFault.EARLY: r.wait_early,
+            WaitFault.NEVER: r.wait_never,
+            WaitFault.RAISES: r.wait_raises,
+            WaitFault.NOT_FINAL: r.wait_not_final,
+        }
+        return self._next("wait", self._waits, rates)
+
+    def read(self) -> ReadFault | None:
+        return self._next("reading", self._reads, {ReadFault.SLOW: self.rates.read_slow})
+
+    def slowness(self) -> float:
+        """Seconds that a slow answer is on its way; the whole time without a seed."""
+        return self.slow_seconds * (self._random.random() if self.seed is not None else 1.0)
 
     def progress(self) -> ProgressFault | None:
-        if self._progress:
-            return self._progress.popleft()
         r = self.rates
-        return self._draw(
-            {
-                ProgressFault.LOST: r.progress_lost,
-                ProgressFault.LATE: r.progress_late,
-                ProgressFault.REPEATED: r.progress_repeated,
-            }
-        )
+        rates = {
+            ProgressFault.LOST: r.progress_lost,
+            ProgressFault.LATE: r.progress_late,
+            ProgressFault.REPEATED: r.progress_repeated,
+            ProgressFault.SWAPPED: r.progress_swapped,
+        }
+        return self._next("news", self._progress, rates)
 
     def fate(self, submission: Submission) -> Fate:
         if self.fates is not None and (fate := self.fates(submission)) is not None:
@@ -208,6 +243,12 @@ class Faults:
             resurrect_after=moment(r.resurrect),
             start_factor=0.2 + 3 * chance.random(),
         )
+
+    def _next(self, what: str, script: deque[Fault | None], rates: Mapping[Fault, float]) -> Fault | None:
+        fault = script.popleft() if script else self._draw(rates)
+        if fault is not None:
+            self.injected[f"{what} {fault.value.replace('_', ' ')}"] += 1
+        return fault
 
     def _draw(self, rates: Mapping[Fault, float]) -> Fault | None:
         if self.seed is None:

@@ -6,7 +6,7 @@ Two implementations pass one contract suite: `memory.MemoryGateway` (determinist
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -113,6 +113,11 @@ class CancelReply(StrEnum):
     GONE = "gone"  # no such run
 
 
+def always() -> bool:
+    """A creation that is wanted whatever happens meanwhile."""
+    return True
+
+
 class Gateway(Protocol):
     """The parent's door. All methods but `requests` and `close` may raise `EngineUnavailableError`.
 
@@ -134,12 +139,16 @@ class Gateway(Protocol):
         """What bounds the deployment's runs now (limits of pool, queue, deployment; pauses; workers)."""
         ...
 
-    async def submit(self, submission: Submission) -> Run:
+    async def submit(self, submission: Submission, wanted: Callable[[], bool] = always) -> Run:
         """Create a child run, or find the one already created under the key; then verify that it is ours.
 
         One creation at a time, with a quick retry of its own on 503 and dropped connections.
 
+        Args:
+            wanted: Asked before each try; once it says False nothing is sent any more.
+
         Raises:
+            EngineUnavailableError: nothing was created (as with every method; or it was not wanted any more).
             SubmissionUnknownError: sent, and the answer was lost; ask `find_by_keys`, or submit again (same key).
             SubmissionRefusedError: refused for good, or the key belongs to a run of another deployment.
         """

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.core.model import Phase, Progress, RunId
 from orchestrator.engine.faults import Faults, SubmitFault, WaitFault
-from orchestrator.engine.gateway import CancelReply, Capacity, Deployment, Run, Submission
+from orchestrator.engine.gateway import CancelReply, Capacity, Deployment, Run, Submission, always
 from orchestrator.engine.simulated import INSTANT, TYPICAL, Child, Latencies, SimulatedRun
 from orchestrator.engine.simulation import SimulatedEngine
 from orchestrator.engine.transitions import Answer
@@ -77,27 +77,33 @@ class MemoryGateway:
         by = None if limit is None else f"work pool '{deployment.pool}' (limit {limit})"
         return Capacity(limit=limit, limited_by=by, pool_paused=self.engine.paused, workers_online=1, pool_limit=limit)
 
-    async def submit(self, submission: Submission) -> Run:
+    async def submit(self, submission: Submission, wanted: Callable[[], bool] = always) -> Run:
         async with self._creating:
             for tried in range(_BUSY_RETRIES):
-                await self._ask("submit", requests=2)
+                await self._ask("submit")
+                if not wanted():
+                    raise EngineUnavailableError("no child run is wanted any more; none was created.")
                 fault = self.faults.submit()
                 if fault is SubmitFault.BUSY:
                     await asyncio.sleep(min(1.0, 0.05 * 2**tried))
                     continue
-                return self._create(submission, fault)
+                return await self._create(submission, fault)
         raise EngineUnavailableError("Prefect's API answers 503 to every creation; its database is overloaded.")
 
-    def _create(self, submission: Submission, fault: SubmitFault | None) -> Run:
+    async def _create(self, submission: Submission, fault: SubmitFault | None) -> Run:
+        latencies = self.engine.latencies
+        self.requests += 1
         if fault is SubmitFault.UNAVAILABLE:
             raise EngineUnavailableError("Prefect's API cannot be reached (simulated).")
         if fault is SubmitFault.REFUSED:
             raise SubmissionRefusedError("Prefect refused the child run (simulated).")
-        if fault is SubmitFault.LOST_REQUEST:
+        if fault is SubmitFault.LATE:
+            self.engine.send(submission, latencies.request + self.faults.late_seconds)
+        if fault in (SubmitFault.LATE, SubmitFault.LOST_REQUEST):
             raise SubmissionUnknownError("the creation was not answered (simulated).", key=submission.key)
-        if submission.deployment.name not in self.engine.deployments:
+        run = await self.engine.send(submission, latencies.request)
+        if run is None:
             raise SubmissionRefusedError(f"the deployment {submission.deployment.name!r} does not exist any more.")
-        run = self.engine.create(submission)
         if fault is SubmitFault.LOST_ANSWER:
             raise SubmissionUnknownError("the creation was not answered (simulated).", key=submission.key)
         if run.deployment_id != submission.deployment.id:
@@ -106,14 +112,16 @@ class MemoryGateway:
 
     async def find_by_keys(self, flow_id: str, keys: Sequence[str]) -> Mapping[str, Run]:
         await self._ask("find_by_keys", requests=_pages(keys, _PAGE))
-        found = {key: self.engine.id_of(flow_id, key) for key in keys}
-        return {
-            key: run for key, id_ in found.items() if id_ is not None and (run := self.engine.read(id_)) is not None
-        }
+        ids = {key: self.engine.id_of(flow_id, key) for key in keys}
+        found = {key: run for key, id_ in ids.items() if id_ is not None and (run := self.engine.read(id_)) is not None}
+        await self._way_back()
+        return found
 
     async def read_runs(self, ids: Sequence[RunId]) -> Mapping[RunId, Run]:
         await self._ask("read_runs", requests=_pages(ids, _PAGE))
-        return {id_: run for id_ in ids if (run := self.engine.read(id_)) is not None}
+        found = {id_: run for id_ in ids if (run := self.engine.read(id_)) is not None}
+        await self._way_back()
+        return found
 
     async def wait(self, run_id: RunId, timeout_seconds: float) -> Run | None:
         await self._ask("wait", requests=2)
@@ -167,7 +175,9 @@ class MemoryGateway:
 
     async def read_progress(self, ids: Sequence[RunId]) -> Sequence[Progress]:
         await self._ask("read_progress", requests=_pages(ids, _PAGE))
-        return [progress for id_ in ids for progress in self.engine.progress_of(id_)]
+        found = [progress for id_ in ids for progress in self.engine.progress_of(id_)]
+        await self._way_back()
+        return found
 
     async def publish_page(self, run_id: RunId | None, key: str, markdown: str) -> None:
         await self._ask("publish_page")
@@ -184,6 +194,11 @@ class MemoryGateway:
         await asyncio.sleep(self.engine.latencies.request * requests)
         if self.faults.is_out(method, self.engine.now()):
             raise EngineUnavailableError("Prefect's API cannot be reached (simulated).")
+
+    async def _way_back(self) -> None:
+        """The way back of an answer: what it says may be over when it arrives."""
+        if self.faults.read() is not None:
+            await asyncio.sleep(self.faults.slowness())
 
 
 def _pages(asked: Sequence[object], size: int) -> int:

@@ -7,7 +7,7 @@ hint, an answer to a cancel is an answer and not an end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -35,7 +35,7 @@ from orchestrator.engine import progress as progress_artifact
 from orchestrator.engine.cancelling import Canceller
 from orchestrator.engine.connection import Connection
 from orchestrator.engine.deployments import capacity_of, find_deployment
-from orchestrator.engine.gateway import CancelReply, Capacity, Deployment, Run, Submission
+from orchestrator.engine.gateway import CancelReply, Capacity, Deployment, Run, Submission, always
 from orchestrator.engine.masking import Masker
 from orchestrator.engine.submitting import Submitter
 from orchestrator.engine.translate import status_of
@@ -78,8 +78,8 @@ class PrefectGateway:
     async def capacity(self, deployment: Deployment, work_queue_name: str | None = None) -> Capacity:
         return await capacity_of(self._connection, deployment, work_queue_name)
 
-    async def submit(self, submission: Submission) -> Run:
-        return run_of(await self._submitter.submit(submission), self._masker)
+    async def submit(self, submission: Submission, wanted: Callable[[], bool] = always) -> Run:
+        return run_of(await self._submitter.submit(submission, wanted), self._masker)
 
     async def find_by_keys(self, flow_id: str, keys: Sequence[str]) -> Mapping[str, Run]:
         flow = FlowFilter(id=FlowFilterId(any_=[UUID(flow_id)]))

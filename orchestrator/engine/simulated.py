@@ -100,8 +100,8 @@ class Record:
     """One run as the server has it; small, because a benchmark holds 50,000 of them."""
 
     __slots__ = (
-        "deployment_id", "fate", "flow_id", "id", "key", "message", "name", "phase", "progress", "repeat", "run",
-        "since", "started", "state_name", "submission", "task", "waiters",
+        "deployment_id", "fate", "flow_id", "held_back", "id", "key", "message", "name", "phase", "progress", "repeat",
+        "run", "since", "started", "state_name", "submission", "task", "waiters",
     )  # fmt: skip
 
     def __init__(self, run_id: RunId, submission: Submission, fate: Fate, now: float) -> None:
@@ -115,5 +115,6 @@ class Record:
         self.run: SimulatedRun | None = None
         self.task: asyncio.Task[None] | None = None
         self.progress: Progress | None = None
+        self.held_back: Progress | None = None
         self.repeat = False
         self.waiters: list[asyncio.Future[None]] | None = None

@@ -9,6 +9,7 @@ several parents share one server.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -63,6 +64,7 @@ class SimulatedEngine:
         self._queue: deque[Record] = deque()
         self._busy = 0
         self._pump_timer: asyncio.TimerHandle | None = None
+        self._context = contextvars.copy_context()  # what goes on here is no part of whoever happens to call
         self.deploy("simulated/batches")
 
     # -- set-up and control
@@ -132,13 +134,15 @@ class SimulatedEngine:
             return None
         result = self.propose(run_id, Phase.CANCELLING)
         if result[0] is Answer.ACCEPT:
-            loop, wait = asyncio.get_running_loop(), self.latencies
-            loop.call_later(wait.cancelling_timeout, self._time_out_cancelling, record)
+            wait = self.latencies
+            self._later(wait.cancelling_timeout, self._time_out_cancelling, record)
             if record.task is None and record.fate.resurrect_after is not None:
                 # PREFECT_WORKER_ENABLE_CANCELLATION: the worker says Cancelled while the process is coming up.
-                loop.call_later(wait.cancel, self._finish_cancel, record)
-            elif record.task is not None and not record.fate.deaf:
-                loop.call_later(wait.cancel, self._deliver_cancel, record)
+                self._later(wait.cancel, self._finish_cancel, record)
+            elif record.task is not None and record.fate.deaf:
+                self._befalls("run deaf to its cancel")
+            elif record.task is not None:
+                self._later(wait.cancel, self._deliver_cancel, record)
         return result
 
     def resurrect(self, run_id: RunId) -> None:
@@ -174,6 +178,22 @@ class SimulatedEngine:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     # -- what the gateway asks
+
+    def send(self, submission: Submission, delay: float) -> asyncio.Future[Run | None]:
+        """A creation on its way, carried out after so many seconds even when its sender is gone by then.
+
+        Returns:
+            What the server answers; None when the deployment does not exist any more.
+        """
+        answer_: asyncio.Future[Run | None] = asyncio.get_running_loop().create_future()
+        self._later(delay, self._arrive, submission, answer_)
+        return answer_
+
+    def _arrive(self, submission: Submission, answer_: asyncio.Future[Run | None]) -> None:
+        known = submission.deployment.name in self.deployments
+        run = self.create(submission) if known else None
+        if not answer_.done():
+            answer_.set_result(run)
 
     def create(self, submission: Submission) -> Run:
         """The run of that key: a new one, or the old one whatever became of it."""
@@ -215,11 +235,19 @@ class SimulatedEngine:
         if fault is ProgressFault.LOST:
             return
         if fault is ProgressFault.LATE:
-            asyncio.get_running_loop().call_later(self.faults.late_seconds, setattr, record, "progress", progress)
+            self._later(self.faults.late_seconds, setattr, record, "progress", progress)
+            return
+        if fault is ProgressFault.SWAPPED:
+            record.held_back = progress
             return
         record.progress, record.repeat = progress, fault is ProgressFault.REPEATED
+        if record.held_back is not None:
+            record.progress, record.held_back = record.held_back, None
 
     # -- the inside
+
+    def _later(self, delay: float, act: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(delay, act, *args, context=self._context)
 
     def _view(self, record: Record) -> Run:
         name = record.state_name
@@ -255,13 +283,14 @@ class SimulatedEngine:
             resurrects = record.fate.resurrect_after is not None and record.task is None
             if resurrects and (before, phase) == (Phase.CANCELLING, Phase.CANCELLED):
                 delay, record.fate = record.fate.resurrect_after or 0.0, NO_FATE
-                asyncio.get_running_loop().call_later(delay, self.resurrect, record.id)
+                self._befalls("run resurrected")
+                self._later(delay, self.resurrect, record.id)
             elif record.task is None:
                 record.submission = None
 
     def _pump_soon(self) -> None:
         if self._queue and self._pump_timer is None and not self._paused:
-            self._pump_timer = asyncio.get_running_loop().call_later(self.latencies.pickup, self._pump)
+            self._pump_timer = self._later(self.latencies.pickup, self._pump)
 
     def _pump(self) -> None:
         """One poll of the worker: as many scheduled runs as the limit leaves become Pending."""
@@ -271,9 +300,10 @@ class SimulatedEngine:
             if self._records.get(record.id) is not record or record.phase is not Phase.SCHEDULED:
                 continue
             self._enter(record, Phase.PENDING)
-            if not record.fate.stuck_pending:
-                delay = self.latencies.start * record.fate.start_factor
-                asyncio.get_running_loop().call_later(delay, self._start, record)
+            if record.fate.stuck_pending:
+                self._befalls("run stuck pending")
+            else:
+                self._later(self.latencies.start * record.fate.start_factor, self._start, record)
 
     def _start(self, record: Record) -> None:
         """The run's process is up and proposes Running; refused, it ends without a word."""
@@ -281,22 +311,26 @@ class SimulatedEngine:
             return
         if self.propose(record.id, Phase.RUNNING)[0] is not Answer.ACCEPT:
             return
-        fate, loop = record.fate, asyncio.get_running_loop()
+        fate = record.fate
         self._run_child(record)
-        for after, act in (
-            (fate.crash_after, self.crash),
-            (fate.vanish_after, self.vanish),
-            (fate.delete_after, self.delete),
-            (fate.cancel_after, self.cancel),
-            (fate.pause_after, self._pause),
-            (fate.false_crash_after, self._say_crashed),
+        for after, what, act in (
+            (fate.crash_after, "run crashed", self.crash),
+            (fate.vanish_after, "run vanished", self.vanish),
+            (fate.delete_after, "run deleted", self.delete),
+            (fate.cancel_after, "run cancelled by hand", self.cancel),
+            (fate.pause_after, "run paused", self._pause),
+            (fate.false_crash_after, "run said to have crashed", self._say_crashed),
         ):
             if after is not None:
-                loop.call_later(after, self._befall, record, act)
+                self._later(after, self._befall, record, what, act)
 
-    def _befall(self, record: Record, act: Callable[[RunId], object]) -> None:
+    def _befall(self, record: Record, what: str, act: Callable[[RunId], object]) -> None:
         if not record.phase.is_terminal:
+            self._befalls(what)
             act(record.id)
+
+    def _befalls(self, what: str) -> None:
+        self.faults.injected[what] += 1
 
     def _pause(self, run_id: RunId) -> None:
         if record := self._records.get(run_id):
@@ -310,7 +344,8 @@ class SimulatedEngine:
     def _run_child(self, record: Record) -> None:
         if record.submission is not None and record.task is None:
             record.run = SimulatedRun(self, record, record.submission)
-            record.task = asyncio.get_running_loop().create_task(self._live(record, record.run))
+            loop, context = asyncio.get_running_loop(), self._context.copy()
+            record.task = loop.create_task(self._live(record, record.run), context=context)
 
     async def _live(self, record: Record, run: SimulatedRun) -> None:
         """The process of one child, from its first line to its last state."""
@@ -345,7 +380,7 @@ class SimulatedEngine:
         if record.phase is not Phase.CANCELLING:
             return
         if record.run is not None and record.run.hear_cancel():
-            asyncio.get_running_loop().call_later(self.latencies.kill_grace, self._finish_cancel, record)
+            self._later(self.latencies.kill_grace, self._finish_cancel, record)
         else:
             self._finish_cancel(record)
 

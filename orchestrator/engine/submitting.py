@@ -7,6 +7,7 @@ than either. Source: engine-facts 1.7, measured on Prefect 3.8.8.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from uuid import UUID
 
 import httpx
@@ -15,9 +16,9 @@ from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectNotFound
 
 from orchestrator.engine.connection import Connection, pause_before_retry
-from orchestrator.engine.gateway import Submission
+from orchestrator.engine.gateway import Submission, always
 from orchestrator.engine.translate import is_passing, is_unreachable, reason, translate, was_never_sent
-from orchestrator.errors import SubmissionRefusedError, SubmissionUnknownError
+from orchestrator.errors import EngineUnavailableError, SubmissionRefusedError, SubmissionUnknownError
 
 _BUDGET_SECONDS = 20.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
@@ -34,18 +35,24 @@ class Submitter:
         self._connection = connection
         self._turn = asyncio.Semaphore(concurrency)
 
-    async def submit(self, submission: Submission) -> PrefectRun:
+    async def submit(self, submission: Submission, wanted: Callable[[], bool] = always) -> PrefectRun:
         """The run of that key, created now or earlier; see `gateway.Gateway.submit` for the errors."""
         async with self._turn:
-            run = await self._create(submission)
+            run = await self._create(submission, wanted)
         self._verify(run, submission)
         return run
 
-    async def _create(self, submission: Submission) -> PrefectRun:
+    async def _create(self, submission: Submission, wanted: Callable[[], bool]) -> PrefectRun:
         loop = asyncio.get_running_loop()
         deadline, pause, maybe_sent = loop.time() + _BUDGET_SECONDS, _FIRST_PAUSE, False
         masker = self._connection.masker
         while True:
+            if not wanted():  # it waited for its turn, or for a database that is locked, and the job stopped meanwhile
+                if maybe_sent:
+                    raise SubmissionUnknownError(
+                        "the creation was given up: nobody knows whether the child run exists", key=submission.key
+                    )
+                raise EngineUnavailableError("no child run is wanted any more; none was created")
             try:
                 return await self._ask(submission)
             except ObjectNotFound as error:

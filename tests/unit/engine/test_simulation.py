@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.core.model import Counts, Phase, Progress, RunId
 from orchestrator.engine import virtual
-from orchestrator.engine.faults import Fate, Faults, ProgressFault, Rates, SubmitFault, WaitFault
+from orchestrator.engine.faults import Fate, Faults, ProgressFault, Rates, ReadFault, SubmitFault, WaitFault
 from orchestrator.engine.gateway import CancelReply, Submission
 from orchestrator.engine.memory import INSTANT, MemoryGateway, SimulatedRun, complete
 from orchestrator.errors import EngineUnavailableError, SubmissionRefusedError, SubmissionUnknownError
@@ -303,3 +303,51 @@ def test_fifty_thousand_runs_fit_in_little_memory() -> None:
         tracemalloc.stop()
     assert len(gateway.engine.created_at) == 5_000
     assert held < 5_000 * 1_000  # so 50,000 stay below 50 MB
+
+
+def test_a_creation_on_its_way_is_carried_out_when_its_sender_is_gone() -> None:
+    async def story(gateway: MemoryGateway) -> None:
+        deployment = await gateway.find_deployment("simulated/batches")
+        sender = asyncio.ensure_future(gateway.submit(Submission("k", deployment, "k", {})))
+        await asyncio.sleep(0.015)  # sent, and not answered yet
+        sender.cancel()
+        await asyncio.gather(sender, return_exceptions=True)
+        assert not list(gateway.engine.runs())
+        await asyncio.sleep(1)
+        assert [run.key for run in gateway.engine.runs()] == ["k"]
+
+    play(story)
+
+
+def test_a_late_creation_appears_after_everybody_gave_it_up() -> None:
+    async def story(gateway: MemoryGateway) -> None:
+        gateway.faults.next_submits(SubmitFault.LATE)
+        with pytest.raises(SubmissionUnknownError):
+            await create(gateway)
+        assert await gateway.find_by_keys("flow:simulated", ["k"]) == {}
+        await asyncio.sleep(10)
+        assert list(await gateway.find_by_keys("flow:simulated", ["k"])) == ["k"]
+        assert gateway.faults.injected == {"creation late": 1}
+
+    play(story)
+
+
+def test_a_slow_answer_tells_what_was_true_when_it_was_asked() -> None:
+    async def story(gateway: MemoryGateway) -> None:
+        run_id = await create(gateway)
+        gateway.faults.next_reads(ReadFault.SLOW)
+        seen = (await gateway.read_runs([run_id]))[run_id].phase
+        assert (seen, await phase(gateway, run_id)) == (Phase.SCHEDULED, Phase.RUNNING)
+
+    play(story)
+
+
+def test_news_that_swapped_places_tells_the_older_last() -> None:
+    async def story(gateway: MemoryGateway) -> None:
+        run_id = await create(gateway)
+        gateway.faults.next_progress(None, ProgressFault.SWAPPED)
+        for sequence in (1, 2, 3):
+            gateway.engine.report(run_id, Progress(0, 0, sequence, Counts(sequence)))
+        assert [p.sequence for p in await gateway.read_progress([run_id])] == [2]
+
+    play(story)

@@ -20,7 +20,7 @@ from orchestrator.core.model import (
     StopMode,
     StopRecord,
 )
-from orchestrator.engine.gateway import CancelReply, Run, Submission
+from orchestrator.engine.gateway import CancelReply, Run, Submission, always
 from orchestrator.engine.memory import MemoryGateway
 from orchestrator.engine.virtual import run as run_virtually
 from orchestrator.errors import (
@@ -53,7 +53,7 @@ class Door(MemoryGateway):
             raise answer
         return answer
 
-    async def submit(self, submission: Submission) -> Run:
+    async def submit(self, submission: Submission, wanted: Callable[[], bool] = always) -> Run:
         return self._answer(submission)
 
     async def find_by_keys(self, flow_id: str, keys: Sequence[str]) -> Mapping[str, Run]:
