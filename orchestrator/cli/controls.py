@@ -1,16 +1,19 @@
-"""Commands that act on a job that exists: `retry scale pause` (and what `resume` does for a paused one)."""
+"""Commands that act on a job that exists: `retry scale pause`."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from orchestrator.cli.jobs import open_job, storage_root
-from orchestrator.cli.options import ITEMS, JOB, JobArgument, JobId, Json, Storage, flag
+from orchestrator.cli.jobs import open_job, standing_json, storage_root, who
+from orchestrator.cli.options import ITEMS, JOB, STOP, JobArgument, JobId, Json, Reason, Storage, flag
 from orchestrator.cli.running import deployment_of, watched
 from orchestrator.cli.terminal import give, give_json
+from orchestrator.core.model import ItemOutcome
 from orchestrator.core.report import Report
 from orchestrator.errors import ConfigurationError
 from orchestrator.store import JobFolder
+from orchestrator.store.controls import change
+from orchestrator.store.retries import check_not_taken, link
 
 Only = Literal["failed", "unknown", "not-started", "all"]
 _LABELS = ("key", "select", "unique_keys", "skip_succeeded_of")
@@ -31,6 +34,7 @@ def retry(
         int | None,
         flag("--batch-size", "Other than the job had.", group=ITEMS, env="ORCHESTRATOR_RETRY_BATCH_SIZE"),
     ] = None,
+    again: Annotated[bool, flag("--again", "Also items that another job was given already.", group=ITEMS)] = False,
     job_id: JobId = None,
     storage: Storage = None,
     json: Json = False,
@@ -40,7 +44,8 @@ def retry(
     from orchestrator.flows.prepare import new_job_id
 
     folder = open_job(job, storage)
-    request = retry_request(folder, job, only, deployment, batch_size)
+    link(folder)  # of a retry that is retried: it may have been made by a parent that died before it was linked
+    request = retry_request(folder, job, only, deployment, batch_size, again)
     if request is None:
         give_json({"job_id": None, "reason": "nothing is left"}) if json else give(f"job {job} left no such items")
         return 0
@@ -54,12 +59,13 @@ def retry(
 
 
 def retry_request(
-    folder: JobFolder, job: str, only: Only, deployment: str | None, batch_size: int | None
+    folder: JobFolder, job: str, only: Only, deployment: str | None, batch_size: int | None, again: bool = False
 ) -> dict[str, Any] | None:
     """The parameters of the new job; None when the old one left no such items.
 
     Raises:
-        ConfigurationError: the job is not over, or was grouped by a field that its items do not have any more.
+        ConfigurationError: the job is not over, its items were given to another job already, or it was grouped by a
+            field that they do not have any more.
     """
     data = folder.read_report()
     if data is None:
@@ -70,6 +76,8 @@ def retry_request(
     wanted = ("failed", "unknown", "not_started") if only == "all" else (only.replace("-", "_"),)
     if not sum(getattr(items, name) for name in wanted):
         return None
+    if not again:
+        check_not_taken(folder, [ItemOutcome(name) for name in wanted])
     before = dict(folder.read_job().spec.get("job") or {})
     # Items keep their keys, and are what `select` made of them: what was done to them once is not done again.
     request: dict[str, Any] = {k: v for k, v in before.items() if k not in _LABELS}
@@ -81,7 +89,8 @@ def retry_request(
         request["deployment"] = deployment_of(deployment)
     if batch_size is not None:
         request["batch_size"] = batch_size
-    return {**request, "items": f"job:{job}?outcome={','.join(wanted)}"}
+    once_more = "&again=true" if again else ""
+    return {**request, "items": f"job:{job}?outcome={','.join(wanted)}{once_more}"}
 
 
 def scale(
@@ -89,36 +98,33 @@ def scale(
     /,
     *,
     max_in_flight: Annotated[
-        int,
+        int | None,
         flag("--max-in-flight", "Most child runs at once from now on, 1 to 1000.", group=JOB,
              env="ORCHESTRATOR_SCALE_MAX_IN_FLIGHT"),
-    ],
+    ] = None,
+    kill_switch: Annotated[
+        str | None,
+        flag("--kill-switch", "Another expression from now on, asked at once; `none` for none.", group=STOP,
+             env="ORCHESTRATOR_SCALE_KILL_SWITCH"),
+    ] = None,
+    reason: Reason = "",
     storage: Storage = None,
     json: Json = False,
 ) -> int:  # fmt: skip
-    """Change how many child runs a job may have at once; those that run are left alone."""
-    if not 1 <= max_in_flight <= 1000:
-        raise ConfigurationError(f"must be 1 to 1000, got {max_in_flight}", field="max_in_flight")
-    return control(job, storage, {"max_in_flight": max_in_flight}, f"at most {max_in_flight} child runs at once", json)
+    """Change how many child runs a job may have at once, or its kill switch; child runs in flight are left alone."""
+    return _change(job, storage, json, max_in_flight=max_in_flight, kill_switch=kill_switch, reason=reason)
 
 
-def pause(job: JobArgument, /, *, storage: Storage = None, json: Json = False) -> int:
+def pause(job: JobArgument, /, *, reason: Reason = "", storage: Storage = None, json: Json = False) -> int:
     """Submit nothing more until `resume`; child runs in flight finish their batch."""
-    return control(job, storage, {"paused": True}, f"paused; `orchestrator resume {job}` goes on", json)
+    return _change(job, storage, json, f"; `orchestrator resume {job}` goes on", paused=True, reason=reason)
 
 
-def control(job: str, storage: str | None, wish: dict[str, Any], said: str, json: bool) -> int:
-    """Leave a wish in the job's folder, where it holds also while the parent is away.
-
-    Raises:
-        ConfigurationError: the job is over.
-    """
-    folder = open_job(job, storage)
-    if (data := folder.read_report()) is not None:
-        raise ConfigurationError(f"job {job!r} is over ({data.get('verdict')}); there is nothing to change")
-    number = folder.write_control(wish)
+def _change(job: str, storage: str | None, json: bool, hint: str = "", **what: Any) -> int:
+    """Leave a wish in the job's folder, where it holds also while the parent is away."""
+    told = change(open_job(job, storage), who=who(), **what)
     if json:
-        give_json({"job_id": job, "control": number, **wish})
+        give_json({"job_id": job, "control": told.number, "said": told.said, **standing_json(told.standing)})
     else:
-        give(f"job {job}: {said}")
+        give(f"job {job}: {told.said}{hint if told.number is not None else ''}")
     return 0

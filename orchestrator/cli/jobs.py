@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
+import socket
 from collections.abc import Iterator
+from typing import Any
 
+from orchestrator.core.machine.controls import Standing
 from orchestrator.errors import ConfigurationError, JobNotFoundError, OrchestratorError
 from orchestrator.settings import Settings
 from orchestrator.store import JobFolder, absolute_url, job_folder_url, open_store
@@ -55,3 +59,19 @@ def all_jobs(storage: str | None) -> Iterator[JobFolder]:
             continue  # not a job of ours, or of a newer version
     for _, folder in sorted(folders, key=lambda pair: pair[0], reverse=True):
         yield folder
+
+
+def who() -> str:
+    """Who gives a command, for people who look at the job later."""
+    return f"{getpass.getuser()} on {socket.gethostname()}"
+
+
+def standing_json(now: Standing) -> dict[str, Any]:
+    """What holds for a job after all that it was told, as JSON."""
+    return {
+        "max_in_flight": now.window,
+        "kill_switch": str(now.kill_switch) if now.kill_switch is not None else None,
+        "paused": now.paused,
+        "paused_by": now.paused_by or None,
+        "changes": now.changes,
+    }

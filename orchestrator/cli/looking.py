@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from orchestrator.cli.jobs import all_jobs, open_job
-from orchestrator.cli.options import OUTPUT, STOP, JobArgument, Json, Storage, flag
+from orchestrator.cli.jobs import all_jobs, open_job, standing_json, who
+from orchestrator.cli.options import OUTPUT, STOP, JobArgument, Json, Reason, Storage, flag
 from orchestrator.cli.terminal import give, give_json, give_json_line, plain, say, table
-from orchestrator.core.model import ItemOutcome, StopCause, StopMode, StopRecord
-from orchestrator.core.report import Report
+from orchestrator.core.chain import Link
+from orchestrator.core.model import ItemOutcome, StopMode
+from orchestrator.core.report import ItemCounts, Report
 from orchestrator.errors import ConfigurationError, OrchestratorError
 from orchestrator.settings import Settings
 from orchestrator.store import JobFolder, encode_json
+from orchestrator.store.chains import Chain, follow
+from orchestrator.store.controls import ask_to_stop, change, parent_is_alive, standing
+from orchestrator.store.deadletter import write_dead_letter
+from orchestrator.store.retries import LEFT, living_retries
 
 Outcome = Literal["succeeded", "failed", "unknown", "not_started", "all"]
 
@@ -35,6 +40,10 @@ def status(job: JobArgument | None = None, /, *, storage: Storage = None, json: 
         ("batches", f"{facts['batches']['ended']:,} of {facts['batches']['total']:,} ended"),
         ("deployment", facts["deployment"]),
         ("created", facts["created"]),
+        *([("at once", f"at most {facts['max_in_flight']:,} child runs")] if "max_in_flight" in facts else []),
+        *(("changed", change) for change in facts.get("changes", ())),
+        *([("retry of", facts["retry_of"])] if facts["retry_of"] else []),
+        *(("retried by", later) for later in facts["retried_by"]),
         ("folder", facts["storage"]),
     ]
     give("\n".join(f"{name:<12} {value}" for name, value in rows))
@@ -84,6 +93,7 @@ def job_status(folder: JobFolder, *, watch: bool) -> dict[str, Any]:
         "items": {"total": record.total},
         "batches": {"total": record.batches, "ended": 0},
         "storage": folder.url,
+        **links(folder),
     }
     if finished is not None:
         report = Report.from_json(finished)
@@ -94,31 +104,32 @@ def job_status(folder: JobFolder, *, watch: bool) -> dict[str, Any]:
         facts["report"] = report.to_json()
         return facts
     stop_record = folder.read_stop()
+    now = standing(folder)
+    facts.update(standing_json(now))
     if watch:
         attempts = folder.attempts()
         facts["batches"]["ended"] = sum(bool(found.ended) for found in attempts.values())
         so_far = [folder.counts_so_far(batch, found) for batch, found in attempts.items()]
         facts["items"].update(succeeded=sum(c.succeeded for c in so_far), failed=sum(c.failed for c in so_far))
-        alive = parent_is_alive(folder)
-        facts["state"] = ("stopping" if stop_record else "running") if alive else "interrupted"
+        alive = parent_is_alive(folder, Settings().beat_seconds)
+        going_on = "stopping" if stop_record else "paused" if now.paused else "running"
+        facts["state"] = going_on if alive else "interrupted"
         if not alive:
             facts["reason"] = (
                 f"its parent run gives no sign of life; `orchestrator resume {record.job_id}` goes on with it"
             )
-    if stop_record is not None:
-        facts["reason"] = "; ".join(filter(None, [f"stop asked for: {stop_record.reason}", facts["reason"]]))
+    said = (
+        [f"stop asked for: {stop_record.reason} ({stop_record.mode.value}, {stop_record.who})"] if stop_record else []
+    )
+    if now.paused and stop_record is None:
+        said.append(f"paused {now.paused_by}".strip() + f"; `orchestrator resume {record.job_id}` goes on")
+    facts["reason"] = "; ".join(filter(None, [*said, facts["reason"]]))
     return facts
 
 
-def parent_is_alive(folder: JobFolder) -> bool:
-    """Whether the parent's sign of life changes within two of its intervals."""
-    first = folder.read_lease()
-    end = time.monotonic() + 2 * Settings().beat_seconds + 1
-    while time.monotonic() < end:
-        if folder.read_lease() != first or folder.read_report() is not None:
-            return True
-        time.sleep(0.25)
-    return False
+def links(folder: JobFolder) -> dict[str, Any]:
+    """The job whose items this one ran again, and those that ran again what it left."""
+    return {"retry_of": folder.read_job().retry_of, "retried_by": [retry.job_id for retry in living_retries(folder)]}
 
 
 def _names(deployment: object) -> str:
@@ -132,7 +143,10 @@ def stop(
     drain: Annotated[
         bool, flag("--drain", "Let child runs in flight finish their batch instead of cancelling them.", group=STOP)
     ] = False,
-    reason: Annotated[str, flag("--reason", "Why; shown to everybody who looks at the job.", group=STOP)] = "",
+    cancel: Annotated[
+        bool, flag("--cancel", "Cancel child runs in flight (the default), after a drain as well.", group=STOP)
+    ] = False,
+    reason: Reason = "",
     wait: Annotated[
         float, flag("--wait", "Seconds to wait for the job's report.", group=OUTPUT, env="ORCHESTRATOR_STOP_WAIT")
     ] = 0,
@@ -141,15 +155,15 @@ def stop(
 ) -> int:
     """Stop a job: nothing more is started, and child runs in flight are cancelled.
 
-    Works through the job's folder, so it holds even while Prefect or the parent run is away.
+    Works through the job's folder, so it holds even while Prefect or the parent run is away. A stop can become
+    stronger (`--drain`, then `--cancel`), never weaker.
     """
+    if drain and cancel:
+        raise ConfigurationError("one of --drain and --cancel: child runs in flight finish, or are cancelled")
     folder = open_job(job, storage)
-    if (finished := folder.read_report()) is not None:
-        raise ConfigurationError(f"job {job!r} is over ({finished.get('verdict')}); there is nothing to stop")
-    mode = StopMode.DRAIN if drain else StopMode.CANCEL
-    who = f"{getpass.getuser()} on {socket.gethostname()}"
-    record = StopRecord(mode, StopCause.REQUESTED, reason or f"stopped by {who}", f"command line, {who}")
-    force = folder.request_stop(record)
+    mode: Literal["drain", "cancel"] = "drain" if drain else "cancel"
+    before = folder.read_stop()
+    force = ask_to_stop(folder, mode, f"command line, {who()}", reason)
     end = time.monotonic() + wait
     while (finished := folder.read_report()) is None and time.monotonic() < end:
         time.sleep(0.25)
@@ -157,8 +171,9 @@ def stop(
         said = {"job_id": job, "mode": force.mode.value, "reason": force.reason, "who": force.who}
         give_json(said | {"report": Report.from_json(finished).to_json() if finished else None})
         return 0
-    if force != record:
-        say(f"a stop was already in force: {force.reason} ({force.mode.value}, {force.who})")
+    if before is not None:
+        how = "was already in force" if force == before else "becomes stronger"
+        say(f"a stop {how}: {before.reason} ({before.mode.value}, {before.who})")
     if finished is not None:
         give(Report.from_json(finished).headline)
     else:
@@ -167,9 +182,21 @@ def stop(
     return 0
 
 
-def report(job: JobArgument, /, *, storage: Storage = None, json: Json = False) -> int:
+def report(
+    job: JobArgument,
+    /,
+    *,
+    chain: Annotated[
+        bool,
+        flag("--chain", "What became of the first job's items in the end, over all that ran them again.", group=OUTPUT),
+    ] = False,
+    storage: Storage = None,
+    json: Json = False,
+) -> int:
     """The report of a finished job. Ends with the job's own exit code."""
     folder = open_job(job, storage)
+    if chain:
+        return _give_chain(follow(folder), json)
     data = folder.read_report()
     if data is None:
         raise ConfigurationError(
@@ -177,22 +204,56 @@ def report(job: JobArgument, /, *, storage: Storage = None, json: Json = False) 
             f"`orchestrator resume {job}` finishes one that was interrupted"
         )
     found = Report.from_json(data)
-    give_report(found, json)
+    give_report(found, json, [retry.job_id for retry in living_retries(folder)])
     return found.exit_code
 
 
-def give_report(found: Report, json: bool) -> None:
+def _give_chain(chain: Chain, json: bool) -> int:
+    """The sum over a chain of jobs; ends with 0 when every item of the first one succeeded in the end."""
+    n = chain.items
+    if json:
+        give_json({
+            "first": chain.first.job_id, "items": asdict(n), "jobs": [_link_json(job) for job in chain.first.walk()],
+            "running": chain.running, "gone": chain.gone,
+        })  # fmt: skip
+        return int(n.succeeded < n.total)
+    lines = [f"job {chain.first.job_id} and what ran again of it:", f"  {_items(n)}"]
+    for job in chain.first.walk():
+        names = ", ".join(o.value.replace("_", " ") for o in ItemOutcome if o in job.only)
+        took = f" ({job.total:,} {names} of {job.earlier})" if job.earlier else ""
+        lines.append(f"  {job.job_id}{took}: {_items(job.counts) if job.counts else 'not over'}")
+    if chain.running:
+        lines.append("  items of a job that is not over count as they ended before it")
+    if chain.gone:
+        lines.append(f"  note: these items were left by job {chain.gone}, whose folder is gone")
+    give("\n".join(lines))
+    return int(n.succeeded < n.total)
+
+
+def _link_json(job: Link) -> dict[str, Any]:
+    items = asdict(job.counts) if job.counts else {"total": job.total}
+    only = [o.value for o in ItemOutcome if o in job.only]
+    return {"job_id": job.job_id, "retry_of": job.earlier, "only": only, "over": job.counts is not None, "items": items}
+
+
+def _items(n: ItemCounts) -> str:
+    return (
+        f"items: {n.total:,} = {n.succeeded:,} succeeded + {n.failed:,} failed + {n.unknown:,} unknown"
+        f" + {n.not_started:,} not started"
+    )
+
+
+def give_report(found: Report, json: bool, retried_by: Sequence[str] = ()) -> None:
     """A report on stdout: as JSON, or for people."""
     if json:
-        give_json(found.to_json())
+        give_json({**found.to_json(), "retried_by": list(retried_by)})
         return
     n, switch = found.items, found.kill_switch
     title = "completed, but failed by rule" if found.failed_by_rule else found.verdict.value
     lines = [
         f"job {found.job_id}: {title}",
         f"  {found.headline}",
-        f"  items: {n.total:,} = {n.succeeded:,} succeeded + {n.failed:,} failed + {n.unknown:,} unknown"
-        f" + {n.not_started:,} not started",
+        f"  {_items(n)}",
         "  batches: "
         + ", ".join(
             f"{count:,} {name.replace('_', ' ')}"
@@ -209,6 +270,9 @@ def give_report(found: Report, json: bool) -> None:
         lines.append(f"  first failure: item {f.index} ({f.key}): {f.type}: {f.text}")
     lines += [f"  {e.count:,} x {e.type}" + (f", e.g. {e.example}" if e.example else "") for e in found.errors]
     lines += [f"  note: {note}" for note in found.notes]
+    if found.retry_of:
+        lines.append(f"  runs again what job {found.retry_of} left; `report {found.job_id} --chain` sums up both")
+    lines += [f"  what it left was run again by job {later}" for later in retried_by]
     lines.append(f"  folder: {found.storage}")
     if found.url:
         lines.append(f"  page: {found.url}")
@@ -220,16 +284,31 @@ def results(
     /,
     *,
     outcome: Annotated[
-        Outcome,
-        flag("--outcome", "Which items: succeeded, failed, unknown, not_started or all.", group=OUTPUT),
-    ] = "succeeded",
+        Outcome | None,
+        flag("--outcome", "Which items: succeeded (the default), failed, unknown, not_started or all.", group=OUTPUT),
+    ] = None,
     limit: Annotated[int | None, flag("--limit", "At most so many items.", group=OUTPUT)] = None,
+    dead_letter: Annotated[
+        str | None,
+        flag(
+            "--dead-letter",
+            "Write the items that did not succeed, with their errors, as JSON Lines to that file or URL (- for "
+            "stdout); `--items FILE --select item --key key` runs them.",
+            group=OUTPUT,
+        ),
+    ] = None,
     storage: Storage = None,
     json: Annotated[bool, flag("--json", "Print JSON Lines: one object per item.", group=OUTPUT)] = False,
 ) -> int:
     """How each item ended, with its result or its error, in input order; also while the job runs."""
     folder = open_job(job, storage)
-    only = None if outcome == "all" else {ItemOutcome(outcome)}
+    if dead_letter is not None:
+        written = write_dead_letter(folder, dead_letter, _left(outcome), limit)
+        if dead_letter != "-":
+            facts = {"job_id": job, "file": dead_letter, "items": written}
+            give_json(facts) if json else give(f"{written:,} items in {dead_letter}")
+        return 0
+    only = None if outcome == "all" else {ItemOutcome(outcome or "succeeded")}
     over = folder.read_report() is not None
     for number, record in enumerate(folder.outcomes(only)):
         if limit is not None and number >= limit:
@@ -261,17 +340,22 @@ def results(
     return 0
 
 
+def _left(outcome: Outcome | None) -> tuple[ItemOutcome, ...]:
+    if outcome is None:
+        return LEFT
+    return tuple(ItemOutcome) if outcome == "all" else (ItemOutcome(outcome),)
+
+
 def unpaused(job: str, storage: str | None, json: bool) -> bool:
     """Let a paused job go on; True when its parent lives and nothing else is to be done."""
     folder = open_job(job, storage)
-    wishes = [wish["paused"] for _, wish in folder.read_controls() if isinstance(wish.get("paused"), bool)]
-    if not wishes or not wishes[-1] or folder.read_report() is not None:
+    if folder.read_report() is not None or folder.read_stop() is not None or not standing(folder).paused:
         return False
-    folder.write_control({"paused": False})
-    if not parent_is_alive(folder):
+    told = change(folder, paused=False, who=who())
+    if not parent_is_alive(folder, Settings().beat_seconds):
         return False
     if json:
-        give_json({"job_id": job, "paused": False})
+        give_json({"job_id": job, "control": told.number, "said": told.said, **standing_json(told.standing)})
     else:
         give(f"job {job} goes on")
     return True

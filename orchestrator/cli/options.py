@@ -89,6 +89,8 @@ FailIf = Annotated[
     flag("--fail-if", "Expression that makes a finished job failed. Default: any item not succeeded.", group=STOP),
 ]
 
+Reason = Annotated[str, flag("--reason", "Why; shown to everybody who looks at the job.", group=STOP)]
+
 Storage = Annotated[
     str | None,
     flag("--storage", "fsspec URL under which job folders lie. Default: a folder in PREFECT_HOME.", group=PLACE),

@@ -51,6 +51,8 @@ def remarks(view: JobView) -> list[tuple[str, str]]:
     if view.first_failure:
         f = view.first_failure
         found.append((f"first failure: item {f.index} ({f.key}): {f.type}: {f.text}"[:200], "yellow"))
+    if view.paused:
+        found.append((f"paused {view.paused}; `orchestrator resume {view.job_id}` goes on", "yellow"))
     if view.waiting_for:
         found.append((f"waiting: {view.waiting_for}", "yellow"))
     if view.stopping:
@@ -105,6 +107,9 @@ class LiveProgress:
         if self._live:
             self._live.update(self._block(view), refresh=True)
             return
+        if view.paused and f"paused {view.paused}" not in self._said:
+            self._said.add(f"paused {view.paused}")
+            say(f"paused {view.paused}; `orchestrator resume {view.job_id}` goes on")
         if view.waiting_for and view.waiting_for not in self._said:  # the rest is in the log's warnings
             self._said.add(view.waiting_for)
             say(f"waiting: {view.waiting_for}")

@@ -75,6 +75,7 @@ class Report:
         max_in_flight: The bound that was in force at the start.
         api_requests: Requests that this parent made to Prefect.
         notes: Further lines that a person should read.
+        retry_of: Id of the job whose items were run again; None for other items.
     """
 
     job_id: str
@@ -93,6 +94,7 @@ class Report:
     storage: str = ""
     url: str | None = None
     notes: Sequence[str] = ()
+    retry_of: str | None = None
 
     @property
     def exit_code(self) -> int:
@@ -162,6 +164,7 @@ def build_report(
     api_requests: int = 0,
     storage: str = "",
     url: str | None = None,
+    retry_of: str | None = None,
 ) -> Report:
     """The report of a job whose machine is over.
 
@@ -201,7 +204,8 @@ def build_report(
         api_requests=api_requests,
         storage=storage,
         url=url,
-        notes=tuple(state.notes),
+        notes=(*state.standing.changes, *state.notes),
+        retry_of=retry_of,
     )
 
 

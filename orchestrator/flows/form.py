@@ -102,6 +102,7 @@ class JobItems(_Source):
     outcome: list[Literal["failed", "unknown", "not_started", "succeeded"]] = Field(
         default=["failed", "unknown", "not_started"], description="Which of its items."
     )
+    again: bool = Field(default=False, description="Also items that another job was given already.")
 
 
 class Results(_Source):

@@ -12,14 +12,16 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.core.machine import Setup
 from orchestrator.core.report import Report
 from orchestrator.engine.context import ParentRun, prefect_home
 from orchestrator.engine.gateway import Gateway
+from orchestrator.engine.masking import Masker
 from orchestrator.errors import DamagedReportError, JobConflictError, JobNotFoundError, StorageError, StoreCorruptError
+from orchestrator.flows.links import first_of, link_again, link_new
 from orchestrator.flows.request import JobSpec, differences, make_spec
 from orchestrator.flows.target import Target, check_groups, check_items, find_target
 from orchestrator.reactor import Job, Times
@@ -41,6 +43,7 @@ from orchestrator.store import (
     stage,
 )
 from orchestrator.store.records import OnLoss
+from orchestrator.store.retries import origin
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ async def prepare(
         await asyncio.to_thread(probe, open_store(root))
         created = await asyncio.to_thread(create_job, spec, source, folder, job_id, target, settings, on_staging)
         record, warnings = created[0], created[1].warnings
+        await asyncio.to_thread(link_new, folder)
     for line in (*warnings, *target.advice):
         say(line)
     return await start_of(record, folder, spec, target, settings, parent, resumed=resumed)
@@ -185,8 +189,9 @@ def create_job(
     passed(Boundary.STAGING_BEGUN)
     staged = stage(source, folder, nonce, options_of(spec), on_progress=on_staging)
     passed(Boundary.ITEMS_STAGED)
-    record = record_of(spec, source, job_id, nonce, staged, settings, is_local(folder.url))
     try:
+        again = origin(folder, source.describe())
+        record = record_of(spec, source, job_id, nonce, staged, settings, is_local(folder.url), again)
         future = folder.as_if(record)
         if isinstance(spec.deployment, dict):
             check_groups(spec, (b.group for b in future.batches()))
@@ -210,14 +215,28 @@ async def start_of(
     parent: ParentRun | None,
     *,
     resumed: bool,
+    after: int | None = None,
+    **more: str,
 ) -> Prepared:
-    """Become the parent of an existing job."""
-    who = {"run": parent.name if parent else None, "host": socket.gethostname(), "pid": os.getpid()}
-    epoch = await asyncio.to_thread(folder.claim_epoch, who)
+    """Become the parent of an existing job.
+
+    Args:
+        after: Only if no parent came after that one.
+        more: Said of the new parent besides which run and process it is.
+
+    Raises:
+        JobConflictError: one came.
+    """
+    if resumed:
+        await asyncio.to_thread(link_again, folder)
+    who = {"run": parent.name if parent else None, "run_id": parent.id if parent else None, "pid": os.getpid()}
+    epoch = await asyncio.to_thread(folder.claim_epoch, {**who, "host": socket.gethostname(), **more}, after=after)
     passed(Boundary.EPOCH_CLAIMED)
     batches = await asyncio.to_thread(lambda: list(folder.batches()))
     child = record.spec.get("child", {})
     fence = float(child.get("fence_seconds", 2.0))
+    # A child writes no more often than it looks at the folder.
+    alive = max(fence, float(child.get("alive_seconds") or 0.0)) if child.get("alive_seconds") else 0.0
     setup = Setup(
         counts=[b.count for b in batches],
         max_in_flight=target.window,
@@ -235,8 +254,6 @@ async def start_of(
     job = Job(
         id=record.job_id,
         nonce=record.nonce,
-    # A child writes no more often than it looks at the folder.
-    alive = max(fence, float(child.get("alive_seconds") or 0.0)) if child.get("alive_seconds") else 0.0
         folder=folder,
         batches=batches,
         setup=setup,
@@ -327,13 +344,21 @@ def finished(folder: JobFolder, job_id: str) -> Report | None:
 
 
 def record_of(
-    spec: JobSpec, source: Source, job_id: str, nonce: str, staged: Staged, settings: Settings, local: bool
+    spec: JobSpec,
+    source: Source,
+    job_id: str,
+    nonce: str,
+    staged: Staged,
+    settings: Settings,
+    local: bool,
+    retry_of: Mapping[str, str] | None = None,
 ) -> JobRecord:
-    """What `job.json` will hold: the request, and what its children must know."""
+    """What `job.json` will hold: the request, what its children must know, and whose items are run again."""
     child = {
         "fence_seconds": settings.fence_seconds or (2.0 if local else 5.0),
         "item_grace_seconds": settings.item_grace_seconds,
         "lease_seconds": settings.lease_seconds,
+        "alive_seconds": settings.alive_seconds,
         "isolate_crashing_items": spec.isolate_crashing_items,
         "result_max_bytes": settings.result_max_bytes,
         "masked_env": list(settings.masked_env),
@@ -344,7 +369,13 @@ def record_of(
         job_id=job_id,
         nonce=nonce,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        spec={"job": spec.to_json(), "source": described, "child": child, "tags": list(spec.tags)},
+        spec={
+            "job": spec.to_json(),
+            "source": described,
+            "child": child,
+            "tags": list(spec.tags),
+            **(retry_of or {}),
+        },
         total=staged.total,
         batches=staged.batches,
         parts=staged.parts,
@@ -357,4 +388,3 @@ def record_of(
 def _short(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:59] + "…"
-        "alive_seconds": settings.alive_seconds,

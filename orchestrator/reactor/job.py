@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +65,9 @@ class Job:
     Args:
         deployments: The deployment of each group; key None is the one for everything else.
         parameters: Passed to every child besides its items.
+        mask: Takes secrets out of a text that somebody else wrote.
         page_run: The parent's flow run, on whose page the live page appears; None outside of runs.
+        first: The job whose items are run again, with the address of its page; None for other items.
         epoch: Which parent of this job this is; a folder that shows a newer one ends it.
     """
 
@@ -84,6 +86,8 @@ class Job:
     work_queue_name: str | None = None
     page_run: RunId | None = None
     url: str | None = None
+    mask: Callable[[str], str] = str
+    first: tuple[str, str | None] | None = None
     times: Times = Times()
 
     @property

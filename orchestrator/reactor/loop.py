@@ -45,6 +45,7 @@ class Reactor:
         on_view: Called with a snapshot about once a second, from the loop; must return quickly.
         restored: On resume: what the folder and Prefect say of batches that were asked for before, oldest first.
         io: How the job folder is reached; by default 32 threads.
+        recorder: Takes the events that are played; None records nothing.
     """
 
     def __init__(
@@ -57,11 +58,13 @@ class Reactor:
         restored: Sequence[ev.Event] = (),
         max_waits: int = 50,
         io: Io | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.state = State(job.setup)
         self._job, self._gateway, self._log, self._on_view = job, gateway, log, on_view
         self._restored = restored
         self._io = io or Io()
+        self._recorder = recorder
         self._events: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._creating: set[asyncio.Task[Any]] = set()
@@ -95,6 +98,8 @@ class Reactor:
             JobConflictError: another parent took the job over meanwhile; nothing was touched since.
         """
         self._began = asyncio.get_running_loop().time()
+        if self._recorder is not None:
+            self._recorder.start(self._io)
         try:
             await self._begin()
             while not self.state.is_over:
@@ -142,30 +147,25 @@ class Reactor:
                 pause = min(pause * 2, 5.0)
 
     async def _play(self, event: ev.Event) -> None:
-        at = asyncio.get_running_loop().time() - self._began
+        at = round(asyncio.get_running_loop().time() - self._began, 3)  # what is recorded is what was used
         self._children.see(event, at)
         before = self.state.stop
-        for command in step(self.state, event, at):
+        for command in self._decide(event, at):
             self._do(command)
+        if isinstance(event, ev.ControlChanged):
+            for line in self.state.standing.latest:
+                self._log.info("Job %s %s.", self._job.id, line)
         if self.state.stop is not before:
             self._watch.nudge()  # whom to cancel, and when, depends on who runs by now
         if isinstance(event, (ev.Submitted, ev.RunSeen)):
             batch = self.state.batches[event.batch]
             if batch.stage in (Stage.IN_FLIGHT, Stage.STOPPING) and batch.run is not None:
                 self._watch.listen(batch.index, batch.attempt, batch.run)
+        self._silence.hear(event)
         self._tell_failures(event)
         if isinstance(event, ev.Submitted):
             passed(Boundary.SUBMIT_PLAYED)
 
-    def _do(self, command: ev.Command) -> None:
-        """Carry a command out, or begin to."""
-        match command:
-            case ev.WriteStop(record):
-        self._silence.hear(event)
-                self._write_stop(record)
-            case ev.Submit():
-                in_background(self._creating, self._perform.submit(command), self._failed)
-            case ev.Resolve():
     def _decide(self, event: ev.Event, at: float) -> list[ev.Command]:
         commands: list[ev.Command] | None = None
         try:
@@ -175,6 +175,14 @@ class Reactor:
             if self._recorder is not None:
                 self._recorder.take(at, event, commands)
 
+    def _do(self, command: ev.Command) -> None:
+        """Carry a command out, or begin to."""
+        match command:
+            case ev.WriteStop(record):
+                self._write_stop(record)
+            case ev.Submit():
+                in_background(self._creating, self._perform.submit(command), self._failed)
+            case ev.Resolve():
                 in_background(self._tasks, self._perform.resolve(command), self._failed)
             case ev.Cancel():
                 in_background(self._tasks, self._perform.cancel(command), self._failed)
@@ -304,12 +312,16 @@ class Reactor:
 
     async def _publish_report(self, report: Report) -> None:
         """The last page; it stays, so it is worth several tries."""
+
+        def last() -> str:
+            return report_page(report, self.state, self._links(), self._job.first)
+
         async with self._page:
             for pause in LAST_PAGE_PAUSES:
-                if await self._try_page(lambda: report_page(report, self.state, self._links())) is None:
+                if await self._try_page(last) is None:
                     return
                 await asyncio.sleep(pause)
-            if (error := await self._try_page(lambda: report_page(report, self.state, self._links()))) is not None:
+            if (error := await self._try_page(last)) is not None:
                 self._log.warning("The page could not be brought up to date: %s", error)
 
     async def _try_page(self, page: Callable[[], str]) -> Exception | None:
@@ -320,7 +332,9 @@ class Reactor:
         return None
 
     def _live_page(self) -> str:
-        return live_page(self._look(), self._job.name, self.state.window, self._job.folder.url, self._links())
+        return live_page(
+            self._look(), self._job.name, self.state.window, self._job.folder.url, self._links(), self._job.first
+        )
 
     def _links(self) -> Links:
         children = self._children.worth_a_look(self.state)
@@ -354,6 +368,8 @@ class Reactor:
                 f"job {self._job.id!r} was taken over by another parent run; this one ends without touching it"
             )
         await self._last_answers()
+        if self._recorder is not None:
+            await self._recorder.close()
         fail_if, completed = self._job.fail_if, self.state.verdict is Verdict.COMPLETED
         report = build_report(
             self.state,
@@ -363,6 +379,7 @@ class Reactor:
             api_requests=self._gateway.requests,
             storage=self._job.folder.url,
             url=self._job.url,
+            retry_of=self._job.first[0] if self._job.first else None,
         )
         self.report = report = await self._write_report(report)
         await self._publish_report(report)
@@ -403,6 +420,8 @@ class Reactor:
                 continue
 
     async def _close(self) -> None:
+        if self._recorder is not None:
+            await self._recorder.close()
         await self._watch.close()
         tasks = [*self._tasks, *self._creating]
         for task in tasks:

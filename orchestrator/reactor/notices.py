@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from orchestrator.core.killswitch import parse
 from orchestrator.core.machine import State
 from orchestrator.core.machine import events as ev
+from orchestrator.core.machine.controls import read_control
 from orchestrator.core.model import StopMode, StopRecord
-from orchestrator.errors import ConfigurationError
 from orchestrator.reactor.job import Job
 from orchestrator.reactor.perform import Io
+
+logger = logging.getLogger(__name__)
 
 
 class Notices:
     """Reads them, each once."""
 
-    def __init__(self, job: Job, state: State, io: Io) -> None:
-        self._job, self._state, self._io = job, state, io
+    def __init__(
+        self, job: Job, state: State, io: Io, log: logging.Logger | logging.LoggerAdapter[Any] = logger
+    ) -> None:
+        self._job, self._state, self._io, self._log = job, state, io, log
         self._controls_read = 0
 
     async def read(self) -> list[ev.Event]:
@@ -34,22 +38,12 @@ class Notices:
             found.append(ev.StopRequested(record, written=True))
         for number, control in await self._io(folder.read_controls, self._controls_read):
             self._controls_read = number
-            found.append(_control(control))
+            event, wrong = read_control(control)
+            if wrong:
+                self._log.warning("Control %d is ignored where it makes no sense: %s.", number, "; ".join(wrong))
+            found.append(event)
         return found
 
     def _knows(self, record: StopRecord) -> bool:
         return self._state.stop is not None and (self._state.cancelling or record.mode is StopMode.DRAIN)
 
-
-def _control(data: dict[str, Any]) -> ev.Event:
-    """An operator's control as an event; one that makes no sense changes nothing."""
-    window, paused, switch = data.get("max_in_flight"), data.get("paused"), data.get("kill_switch")
-    try:
-        parsed = parse(switch) if isinstance(switch, str) else None
-    except ConfigurationError:
-        parsed = None
-    return ev.ControlChanged(
-        max_in_flight=window if type(window) is int and 1 <= window <= 1000 else None,
-        paused=paused if isinstance(paused, bool) else None,
-        kill_switch=parsed,
-    )

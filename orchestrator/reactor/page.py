@@ -14,6 +14,9 @@ from orchestrator.reactor.view import JobView
 Links = Sequence[tuple[Child, str, str | None]]
 """Child runs to name on the page, each with its name and its own page's address."""
 
+First = tuple[str, str | None]
+"""The job whose items are run again, and its own page's address."""
+
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|<>~&$])")
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _BAR = 20
@@ -47,7 +50,9 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
-def live_page(view: JobView, deployment: str, max_in_flight: int, storage: str, children: Links = ()) -> str:
+def live_page(
+    view: JobView, deployment: str, max_in_flight: int, storage: str, children: Links = (), first: First | None = None
+) -> str:
     """The page while the job goes on."""
     done = view.settled / view.total if view.total else 1.0
     full = int(done * _BAR)
@@ -61,6 +66,8 @@ def live_page(view: JobView, deployment: str, max_in_flight: int, storage: str, 
     if view.stopping:
         how = "letting child runs finish" if view.draining else "cancelling child runs"
         lines += [f"**Stopping** ({how}): {escape(view.stopping)}", ""]
+    if view.paused:
+        lines += [f"**Paused** {escape(view.paused)}", ""]
     if view.waiting_for:
         lines += [f"**Waiting:** {escape(view.waiting_for)}", ""]
     rate = f"{view.rate:,.1f} items/s" if view.rate is not None else "-"
@@ -75,12 +82,14 @@ def live_page(view: JobView, deployment: str, max_in_flight: int, storage: str, 
         f"at most {max_in_flight} at once.",
         "",
     ]
+    lines += [f"* {escape(change)}" for change in view.changes] + ([""] if view.changes else [])
     lines += _failures(view.errors, view.first_failure)
     lines += _links(children)
+    lines += _again(first)
     return "\n".join([*lines, *_where(view.job_id, deployment, storage)])
 
 
-def report_page(report: Report, state: State | None = None, children: Links = ()) -> str:
+def report_page(report: Report, state: State | None = None, children: Links = (), first: First | None = None) -> str:
     """The page once the job is over."""
     n, over = report.items, report.batches
     title = "Failed" if report.failed_by_rule else report.verdict.value.capitalize()
@@ -110,6 +119,7 @@ def report_page(report: Report, state: State | None = None, children: Links = ()
         lines += _unconfirmed(state)
     lines += _links(children)
     lines += [f"* {escape(note)}" for note in report.notes] + ([""] if report.notes else [])
+    lines += _again(first)
     if n.total > n.succeeded:
         left = code(f"job:{report.job_id}?outcome=failed,unknown,not_started")
         lines += [
@@ -140,6 +150,14 @@ def _links(children: Links) -> list[str]:
         took = f", {duration(child.seconds)}" if child.seconds is not None else ""
         rows.append(f"| {label} | {child.what}{took} |")
     return ["| child run | why it is named here |", "|---|---|", *rows, ""]
+
+
+def _again(first: First | None) -> list[str]:
+    if first is None:
+        return []
+    job_id, url = first
+    label = f"[{escape(job_id)}]({url})" if url else code(job_id)
+    return [f"Runs again what job {label} left; {code(f'orchestrator report {job_id} --chain')} sums up both.", ""]
 
 
 def _failures(errors: Sequence[ErrorCluster], first: Failure | None) -> list[str]:

@@ -21,6 +21,8 @@ class JobView:
         in_flight: Children by phase in Prefect's words ("Running", "Pending", ...).
         waiting_for: Why nothing moves, when something outside holds the job up.
         stopping: The reason of the stop in force; None while the job goes on.
+        paused: Who paused it, since when and why; None while it is not paused.
+        changes: What operators changed while it ran, one line each, the latest last.
     """
 
     job_id: str
@@ -41,6 +43,8 @@ class JobView:
     waiting_for: str | None = None
     stopping: str | None = None
     draining: bool = False
+    paused: str | None = None
+    changes: tuple[str, ...] = ()
 
     @property
     def settled(self) -> int:
@@ -85,12 +89,14 @@ def look(state: State, job_id: str, rate: float | None = None, waiting_for: str 
         in_flight=dict(flying),
         seconds=tally.now - tally.started,
         rate=rate,
-        eta_seconds=left / rate if rate and state.stop is None else None,
+        eta_seconds=left / rate if rate and state.stop is None and not state.paused else None,
         first_failure=tally.first_failure,
         errors=error_clusters(state)[:5],
         waiting_for=waiting_for,
         stopping=state.stop.reason if state.stop else None,
         draining=state.stop is not None and state.stop.mode is StopMode.DRAIN,
+        paused=(state.standing.paused_by or "by somebody") if state.paused else None,
+        changes=tuple(state.standing.changes),
     )
 
 

@@ -10,6 +10,7 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from orchestrator.core.model import (
@@ -24,7 +25,7 @@ from orchestrator.core.model import (
     StopMode,
     StopRecord,
 )
-from orchestrator.errors import InternalError, JobNotFoundError, StorageError, StoreCorruptError
+from orchestrator.errors import InternalError, JobConflictError, JobNotFoundError, StorageError, StoreCorruptError
 from orchestrator.store import layout
 from orchestrator.store.jsonl import decode_json, encode_json
 from orchestrator.store.opening import open_store
@@ -34,8 +35,8 @@ from orchestrator.store.reading import (
     close_reading,
     files_by_batch,
     list_batch,
-    read_end,
     read_alive,
+    read_end,
     read_ledger,
     read_now,
     read_revoked,
@@ -145,26 +146,25 @@ class JobFolder:
 
     # Who is the parent, and what it says
 
-    def claim_epoch(self, who: Mapping[str, Any]) -> int:
-        """Become the parent: a number above all earlier ones. An older parent that sees it stops acting."""
+    def claim_epoch(self, who: Mapping[str, Any], *, after: int | None = None) -> int:
+        """Become the parent: a number above all earlier ones. An older parent that sees it stops acting.
+
+        Args:
+            after: Only if that is still the newest.
+
+        Raises:
+            JobConflictError: there is a newer one than `after`.
+        """
         data = encode_json({"format": layout.FORMAT, "who": dict(who), "token": secrets.token_hex(8)})
-        number = self.newest_epoch() + 1
+        number = (self.newest_epoch() if after is None else after) + 1
         while not self.store.put_new(layout.epoch(number), data):
             if self.store.get(layout.epoch(number)) == data:
                 break  # our own request, retried by the client library
+            if after is not None:
+                raise JobConflictError(f"{redact(self.url)} was taken over by another parent run meanwhile")
             number += 1
         return number
 
-    def newest_epoch(self) -> int:
-        """The number of the newest parent; 0 when there was none."""
-        return max((layout.numbered(entry.name) or 0 for entry in self.store.list(layout.EPOCHS)), default=0)
-
-    def is_superseded(self, epoch: int) -> bool:
-        """Whether a parent newer than that one exists; one small read."""
-        return self.store.get(layout.epoch(epoch + 1), 0, 1) is not None
-
-    def write_lease(self, counter: int, epoch: int, on_loss: OnLoss) -> None:
-        """The parent's sign of life; only the owner of the newest epoch writes it."""
     def read_parent(self, epoch: int) -> dict[str, Any]:
         """What the parent of that number said of itself; {} when it said nothing that can be read."""
         try:
@@ -173,6 +173,16 @@ class JobFolder:
             return {}
         return dict(data["who"]) if isinstance(data.get("who"), dict) else {}
 
+    def newest_epoch(self) -> int:
+        """The number of the newest parent; 0 when there was none."""
+        return max((layout.numbered(entry.name) or 0 for entry in self.store.list(layout.EPOCHS)), default=0)
+
+    def is_superseded(self, epoch: int) -> bool:
+        """Whether a parent newer than that one exists; one small read."""
+        return self._has(layout.epoch(epoch + 1))
+
+    def write_lease(self, counter: int, epoch: int, on_loss: OnLoss) -> None:
+        """The parent's sign of life; only the owner of the newest epoch writes it."""
         data = {"format": layout.FORMAT, "counter": counter, "epoch": epoch, "on_loss": on_loss}
         self.store.put(layout.LEASE, encode_json(data, parsed=True))
 
@@ -209,7 +219,9 @@ class JobFolder:
     def write_control(self, control: Mapping[str, Any]) -> int:
         """Leave a wish for the parent (another `max_in_flight`, a pause, a kill switch); gives its number."""
         data = encode_json({"format": layout.FORMAT, **control})
-        number = 1 + max((layout.numbered(entry.name) or 0 for entry in self.store.list(layout.CONTROLS)), default=0)
+        # The first free number: the parent reads them one after another, up to the first that is not there.
+        taken = {layout.numbered(entry.name) for entry in self.store.list(layout.CONTROLS)}
+        number = next(n for n in range(1, len(taken) + 2) if n not in taken)
         while not self.store.put_new(layout.control(number), data):
             number += 1
         return number
@@ -281,7 +293,7 @@ class JobFolder:
 
     def is_revoked(self, batch: int, attempt: int) -> bool:
         """Whether the parent gave that attempt up; one small read."""
-        return self.store.get(layout.revoked(batch, attempt), 0, 1) is not None
+        return self._has(layout.revoked(batch, attempt))
 
     def read_revoked(self, batch: int, attempt: int) -> int | None:
         """How many records of a given-up attempt count; None when it was not given up."""
@@ -300,18 +312,6 @@ class JobFolder:
         """An attempt that runs items one by one says which one it begins; if it dies, that one is suspected."""
         self.store.put(layout.now(batch, attempt), encode_json({"format": layout.FORMAT, "item": item}, parsed=True))
 
-    def died_before(self, batch: int, attempt: int) -> dict[int, int | None]:
-        """The earlier attempts that began and left no last word, each with the item it had in progress alone."""
-        files = list_batch(self.store, batch).before(attempt)
-        return {k: read_now(self.store, batch, k) for k in sorted(files.logs) if k not in files.ended}
-
-    def attempts(self) -> dict[int, AttemptFiles]:
-        """All that attempts left, by batch; one recursive listing. Batches without a trace are absent."""
-        return files_by_batch(self.store.list(layout.BATCHES))
-
-    def counts_so_far(self, batch: int, files: AttemptFiles) -> Counts:
-        """What a batch came to until now: its last word, or else its records; changes nothing.
-
     def write_alive(self, batch: int, attempt: int, counter: int) -> None:
         """An attempt's sign of life: the counter grows."""
         data = encode_json({"format": layout.FORMAT, "counter": counter}, parsed=True)
@@ -324,6 +324,18 @@ class JobFolder:
     def has_begun(self, batch: int, attempt: int) -> bool:
         """Whether an attempt's process came as far as its ledger; one listing of the batch."""
         return attempt in list_batch(self.store, batch).started
+
+    def died_before(self, batch: int, attempt: int) -> dict[int, int | None]:
+        """The earlier attempts that began and left no last word, each with the item it had in progress alone."""
+        files = list_batch(self.store, batch).before(attempt)
+        return {k: read_now(self.store, batch, k) for k in sorted(files.logs) if k not in files.ended}
+
+    def attempts(self) -> dict[int, AttemptFiles]:
+        """All that attempts left, by batch; one recursive listing. Batches without a trace are absent."""
+        return files_by_batch(self.store.list(layout.BATCHES))
+
+    def counts_so_far(self, batch: int, files: AttemptFiles) -> Counts:
+        """What a batch came to until now: its last word, or else its records; changes nothing.
 
         Args:
             files: Of that batch, from `attempts`.
@@ -359,11 +371,16 @@ class JobFolder:
 
     def delete(self) -> None:
         """Remove the whole job, `job.json` first, so that a half-removed job is none; what is not ours stays."""
+        entries = self.store.list()  # before: what another job of this id stages from now on is not in it
         self.store.delete(layout.JOB)
         self._job = self._index = None
-        for entry in self.store.list():
-            if layout.is_ours(entry.name):
-                self.store.delete(entry.name)
+        ours = [entry.name for entry in entries if layout.is_ours(entry.name)]
+        if self.store.appends:
+            for name in ours:
+                self.store.delete(name)
+        else:  # each is a request of its own
+            with ThreadPoolExecutor(16) as pool:
+                list(pool.map(self.store.delete, ours))
         self.store.tidy()
 
     def _stop(self, number: int) -> StopRecord | None:
@@ -406,8 +423,6 @@ class JobFolder:
         data = self.store.get(name, 0, max_bytes + 1)
         return None if data is None else parse_object(data, self._what(name), max_bytes)
 
-    def _what(self, name: str) -> str:
-        return f"{redact(self.url)}/{name}"
     def _has(self, name: str) -> bool:
         """Whether there is something of that name; what cannot be read is there, and means what its name says."""
         try:
@@ -415,3 +430,5 @@ class JobFolder:
         except StoreCorruptError:
             return True
 
+    def _what(self, name: str) -> str:
+        return f"{redact(self.url)}/{name}"

@@ -20,6 +20,7 @@ from orchestrator.store.formats import READERS, Row, opened, read_jsonl
 from orchestrator.store.jsonl import NotJsonError, encode_json
 from orchestrator.store.objects import file_system
 from orchestrator.store.primitives import is_local, job_folder_url, redact
+from orchestrator.store.retries import check_not_taken
 
 
 class Source(Protocol):
@@ -261,6 +262,7 @@ class JobSource:
     job_id: str
     storage: str  # absolute URL of the storage root
     outcomes: tuple[ItemOutcome, ...]  # () for all
+    again: bool = False  # also what another job was given already
     parsed: bool = True
 
     @property
@@ -268,10 +270,13 @@ class JobSource:
         return f"job:{self.job_id}?outcome={','.join(self.outcomes) or 'all'}"
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "job", "job": self.job_id, "outcome": [o.value for o in self.outcomes] or ["all"]}
+        described = {"kind": "job", "job": self.job_id, "outcome": [o.value for o in self.outcomes] or ["all"]}
+        return described | {"again": True} if self.again else described
 
     def read(self) -> Iterator[Row]:
         folder = _earlier(self.storage, self.job_id)
+        if not self.again:
+            check_not_taken(folder, self.outcomes or tuple(ItemOutcome))
         for item, _ in folder.items(self.outcomes or tuple(ItemOutcome)):
             yield Row(item.index + 1, item.value, item.key)
 

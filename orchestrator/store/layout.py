@@ -18,9 +18,11 @@ LEASE = "lease.json"
 REPORT = "report.json"
 EPOCHS = "epoch/"
 CONTROLS = "control/"
+RETRIES = "retries/"
 BATCHES = "b/"
 ITEMS = "items/"
-FOLDERS = (EPOCHS, CONTROLS, BATCHES, ITEMS)
+EVENTS = "events/"
+FOLDERS = (EPOCHS, CONTROLS, RETRIES, BATCHES, ITEMS, EVENTS)
 
 CONTROL_MAX_BYTES = 1 << 20  # largest stop, lease, end record and the like that a reader takes
 END_MAX_BYTES = 16 << 20  # it may name many items
@@ -33,7 +35,8 @@ _PART = re.compile(r"items/[A-Za-z0-9_-]{1,64}/part-\d{5,9}\.jsonl")
 _ATTEMPT = re.compile(r"b/(\d{1,12})/a(\d{1,6})(?:\.(\d{1,9}))?\.(jsonl|end|revoked|now|alive)")
 _STAGED = re.compile(r"items/[A-Za-z0-9_-]{1,64}/(?:part|index)-\d{5,9}\.jsonl")
 _STOP = re.compile(r"stop(?:-\d{1,6})?\.json")
-_NUMBERED = re.compile(r"(?:epoch|control)/(\d{1,12})\.json")
+_EVENTS = re.compile(r"events/(\d{1,12})(?:\.(\d{1,9}))?\.jsonl")
+_NUMBERED = re.compile(r"(?:epoch|control|retries)/(\d{1,12})\.json")
 
 
 class Kind(StrEnum):
@@ -43,10 +46,10 @@ class Kind(StrEnum):
     END = "end"
     REVOKED = "revoked"
     NOW = "now"
+    ALIVE = "alive"
 
 
 @dataclass(frozen=True, slots=True)
-    ALIVE = "alive"
 class AttemptName:
     """An attempt's object, read from its name; `segment` is None for the one log of a store that appends."""
 
@@ -87,8 +90,12 @@ def control(number: int) -> str:
     return f"{CONTROLS}{number}.json"
 
 
+def retry(number: int) -> str:
+    return f"{RETRIES}{number}.json"
+
+
 def numbered(name: str) -> int | None:
-    """The number in the name of an epoch or a control; None for any other name."""
+    """The number in the name of an epoch, a control or a retry; None for any other name."""
     match = _NUMBERED.fullmatch(name)
     return int(match[1]) if match else None
 
@@ -118,13 +125,6 @@ def now(batch_index: int, attempt: int) -> str:
     return f"{BATCHES}{batch_index}/a{attempt}.now"
 
 
-def is_ours(name: str) -> bool:
-    """Whether an object of that name belongs to a job."""
-    return name in (JOB, LEASE, REPORT) or bool(_STOP.fullmatch(name)) or name.startswith(FOLDERS)
-
-
-def attempt_name(name: str) -> AttemptName | None:
-    """What the object of that name is; None when it is none of an attempt's."""
 def alive(batch_index: int, attempt: int) -> str:
     return f"{BATCHES}{batch_index}/a{attempt}.alive"
 
@@ -140,6 +140,14 @@ def events_name(name: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2] or 0)) if match else None
 
 
+def is_ours(name: str) -> bool:
+    """Whether an object of that name belongs to a job: it is one of those that we write, not merely beside them."""
+    kinds = (_STOP, _NUMBERED, _STAGED, _ATTEMPT, _EVENTS)
+    return name in (JOB, LEASE, REPORT) or any(kind.fullmatch(name) for kind in kinds)
+
+
+def attempt_name(name: str) -> AttemptName | None:
+    """What the object of that name is; None when it is none of an attempt's."""
     match = _ATTEMPT.fullmatch(name)
     if not match or (match[3] is not None and match[4] != Kind.LOG):
         return None

@@ -44,6 +44,12 @@ class JobRecord:
     previous: str | None = None
     format: int = FORMAT
 
+    @property
+    def retry_of(self) -> str | None:
+        """Id of the job whose failed, unknown or not started items this one runs again; None for other items."""
+        found = self.spec.get("retry_of")
+        return found if isinstance(found, str) else None
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -141,7 +141,8 @@ def source_from_json(
     if kind == "job":
         wanted = data.get("outcome", ["failed"])
         names = wanted if isinstance(wanted, str) else ",".join(map(str, wanted))
-        return parse_source(f"job:{text('job')}?outcome={names}", storage=storage)
+        again = "&again=true" if data.get("again") is True else ""
+        return parse_source(f"job:{text('job')}?outcome={names}{again}", storage=storage)
     if kind == "stdin":
         return _stdin(policy)
     raise SourceError(
@@ -251,14 +252,17 @@ def _parse_python(rest: str, text: str, policy: SourcePolicy) -> Source:
 def _parse_job(rest: str, text: str, storage: str | None) -> Source:
     job_id, _, query = rest.partition("?")
     options = parse_qs(query, keep_blank_values=True)
-    if query and set(options) != {"outcome"}:
-        raise SourceError("only ?outcome= can follow a job's id", source=text[:100])
+    if query and not set(options) <= {"outcome", "again"}:
+        raise SourceError("only ?outcome= and &again=true can follow a job's id", source=text[:100])
+    again = options.get("again", ["false"])[-1].strip().lower()
+    if again not in ("true", "false"):
+        raise SourceError(f"again is true or false, not {again[:50]!r}", source=text[:100])
     names = [name.strip() for value in options.get("outcome", ["failed"]) for name in value.split(",")]
     known = [outcome.value for outcome in ItemOutcome]
     if unknown := [name for name in names if name not in (*known, "all")]:
         raise SourceError(f"unknown outcome {unknown[0][:50]!r}; known are {', '.join(known)}, all", source=text[:100])
     outcomes = () if "all" in names else tuple(o for o in ItemOutcome if o.value in names)
-    return JobSource(_job_id(job_id, text), _root(storage, text), outcomes)
+    return JobSource(_job_id(job_id, text), _root(storage, text), outcomes, again == "true")
 
 
 def _job_id(job_id: str, text: str) -> str:

@@ -142,11 +142,20 @@ class StopRequested:
 
 @dataclass(frozen=True, slots=True)
 class ControlChanged:
-    """An operator changed how the job runs; None leaves a value as it is."""
+    """An operator changed how the job runs; None leaves a value as it is.
+
+    Args:
+        no_kill_switch: Take the kill switch away.
+        who, asked, reason: Who asked for it, when (in UTC), and why; for people, "" when not known.
+    """
 
     max_in_flight: int | None = None
     paused: bool | None = None
     kill_switch: Switch | None = None
+    no_kill_switch: bool = False
+    who: str = ""
+    asked: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +185,7 @@ Event = (
     | SubmissionAbsent
     | RunSeen
     | RunVanished
+    | FellSilent
     | Spared
     | Progressed
     | Closed
@@ -185,7 +195,6 @@ Event = (
     | Superseded
     | Ticked
 )
-    | FellSilent
 
 BatchEvent = (
     Restored
@@ -196,6 +205,7 @@ BatchEvent = (
     | SubmissionAbsent
     | RunSeen
     | RunVanished
+    | FellSilent
     | Closed
     | CloseFailed
 )
@@ -205,7 +215,6 @@ BatchEvent = (
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    | FellSilent
     """Create the child run of this attempt (under its key: twice is once)."""
 
     batch: int

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.killswitch import Switch
+from orchestrator.core.machine.controls import Standing
 from orchestrator.core.machine.table import HOLDS_A_PLACE, TIMED, Stage
 from orchestrator.core.model import BatchOutcome, Counts, Phase, Reading, RunId, StopMode, StopRecord, Verdict
 from orchestrator.core.tally import Tally
@@ -59,8 +60,8 @@ class BatchState:
         "run",
         "sequence",
         "settled_before",
-        "stage",
         "silent_at",
+        "stage",
         "started",
         "state_name",
         "unconfirmed",
@@ -79,8 +80,8 @@ class BatchState:
         self.sequence = -1
         self.settled_before = 0  # items that were over when the current attempt began
         self.giving_up: str | None = None  # why this attempt is being cancelled although the job goes on
-        self.unconfirmed = False  # the cancel deadline passed before its end was read
         self.silent_at: float | None = None  # when it was given up because its process gave no sign of life
+        self.unconfirmed = False  # the cancel deadline passed before its end was read
         self.ask_at: float | None = None  # UNKNOWN only: when to ask again; None while an answer is awaited
         self.reading: Reading | None = None
         self.outcome: BatchOutcome | None = None
@@ -95,9 +96,7 @@ class State:
         self.setup = setup
         self.batches = [BatchState(i) for i in range(len(setup.counts))]
         self.tally = Tally(sum(setup.counts), windows=windows)
-        self.window = setup.max_in_flight
-        self.kill_switch = setup.kill_switch
-        self.paused = False
+        self.standing = Standing(setup.max_in_flight, setup.kill_switch)
         self.retry: deque[int] = deque()  # batches whose next attempt waits for its turn
         self.next_new = 0  # no batch from here on was ever asked for
         self.active: set[int] = set()  # batches that hold a place of the window
@@ -114,6 +113,19 @@ class State:
         self.stood_down = False
         self.max_in_flight_seen = 0
         self.notes: list[str] = []  # what a person should read in the report, at most 100
+
+    @property
+    def window(self) -> int:
+        """Most children at once, as operators left it."""
+        return self.standing.window
+
+    @property
+    def kill_switch(self) -> Switch | None:
+        return self.standing.kill_switch
+
+    @property
+    def paused(self) -> bool:
+        return self.standing.paused
 
     @property
     def is_over(self) -> bool:

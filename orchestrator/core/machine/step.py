@@ -15,6 +15,7 @@ _VERDICTS = {
     StopCause.REQUESTED: Verdict.CANCELLED,
     StopCause.PARENT_CANCELLED: Verdict.CANCELLED,
     StopCause.FAILED: Verdict.FAILED,
+    StopCause.CLEANED_UP: Verdict.CANCELLED,
 }
 
 _TELLING = (ev.Started, ev.Ticked, ev.Progressed, ev.Closed, ev.CloseFailed, ev.ControlChanged)
@@ -118,12 +119,12 @@ def _on_time(state: State, event: ev.Ticked) -> list[Command]:
             batch.unconfirmed = True
             state.move_by_time(batch, Stage.CLOSING)
             commands.append(ev.Close(index, batch.attempt, None))
-        elif batch.stage is Stage.UNKNOWN and batch.ask_at is not None and now >= batch.ask_at:
         elif _is_gone(state, batch):
             # Nobody is left to end it. Given up before the next attempt exists: should it wake up, it ends itself.
             state.note(f"the child run of batch {index + 1} was not seen to end ({batch.giving_up}): run {batch.run}")
             state.move_by_time(batch, Stage.CLOSING)
             commands.append(ev.Close(index, batch.attempt, None))
+        elif batch.stage is Stage.UNKNOWN and batch.ask_at is not None and now >= batch.ask_at:
             batch.ask_at = None
             # Creating again under the same key is the surest question; after a stop only asking is allowed.
             commands.append((ev.Resolve if state.stop else ev.Submit)(index, batch.attempt))
@@ -134,7 +135,6 @@ def _on_time(state: State, event: ev.Ticked) -> list[Command]:
     return commands
 
 
-def _deadline(state: State) -> float:
 def _is_gone(state: State, batch: BatchState) -> bool:
     """Whether a child without a sign of life was not seen to end in time; in a cancelling stop its deadline decides."""
     if batch.stage is not Stage.STOPPING or batch.silent_at is None or state.cancelling:
@@ -142,6 +142,7 @@ def _is_gone(state: State, batch: BatchState) -> bool:
     return state.tally.now >= batch.silent_at + state.setup.cancel_deadline
 
 
+def _deadline(state: State) -> float:
     if state.stop is not None and state.stop.cause is StopCause.PARENT_CANCELLED:
         return min(state.setup.cancel_deadline, PARENT_CANCELLED_SECONDS)
     return state.setup.cancel_deadline
@@ -210,11 +211,7 @@ def _next(state: State) -> int | None:
 
 
 def _on_control(state: State, event: ev.ControlChanged) -> list[Command]:
-    if event.max_in_flight is not None:
-        state.window = max(1, event.max_in_flight)
-    if event.paused is not None:
-        state.paused = event.paused
-    if event.kill_switch is not None:
-        state.kill_switch = event.kill_switch
-        state.tally.remember_at_least(event.kill_switch.windows())
+    state.standing.apply(event)
+    if state.kill_switch is not None:
+        state.tally.remember_at_least(state.kill_switch.windows())
     return []

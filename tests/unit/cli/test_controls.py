@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,15 @@ import pytest
 
 from orchestrator.cli.app import run
 from orchestrator.cli.controls import retry_request
+from orchestrator.cli.looking import job_status
+from orchestrator.core.killswitch import DEFAULT_KILL_SWITCH
+from orchestrator.core.model import StopCause, StopMode, StopRecord
 from orchestrator.errors import ConfigurationError
 from orchestrator.store import JobFolder, job_folder_url
+from orchestrator.store.controls import change
 from orchestrator.testing import simulate
+
+STOP = StopRecord(StopMode.CANCEL, StopCause.REQUESTED, "", "")
 
 
 def bad_threes(item: int) -> int:
@@ -82,14 +89,101 @@ def test_a_job_that_is_not_over_is_not_retried(root: str, capsys: pytest.Capture
     assert "is not over" in capsys.readouterr().err
 
 
+def wishes(folder: JobFolder) -> list[dict[str, Any]]:
+    return [
+        {k: v for k, v in wish.items() if k not in ("format", "who", "asked", "reason")}
+        for _, wish in folder.read_controls()
+    ]
+
+
 def test_scale_and_pause_leave_wishes_in_the_folder(root: str, capsys: pytest.CaptureFixture[str]):
     folder = running(root)
     assert run(["scale", "first", "--max-in-flight", "20", "--storage", root, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["max_in_flight"] == 20
-    assert run(["pause", "first", "--storage", root]) == 0
-    assert "resume first" in capsys.readouterr().out
-    wishes = [{k: v for k, v in wish.items() if k != "format"} for _, wish in folder.read_controls()]
-    assert wishes == [{"max_in_flight": 20}, {"paused": True}]
+    said = json.loads(capsys.readouterr().out)
+    assert (said["max_in_flight"], said["control"]) == (20, 1)
+    assert "max_in_flight changed from 8 to 20 by " in said["said"]
+    assert run(["pause", "first", "--reason", "the disk is full", "--storage", root]) == 0
+    out = capsys.readouterr().out
+    assert "paused by " in out
+    assert "(the disk is full); `orchestrator resume first` goes on" in out
+    assert run(["scale", "first", "--kill-switch", "failed >= 3", "--storage", root]) == 0
+    assert "kill switch changed to failed >= 3" in capsys.readouterr().out
+    assert run(["scale", "first", "--kill-switch", "none", "--max-in-flight", "2", "--storage", root]) == 0
+    assert wishes(folder) == [
+        {"max_in_flight": 20},
+        {"paused": True},
+        {"kill_switch": "failed >= 3"},
+        {"kill_switch": None, "max_in_flight": 2},
+    ]
+    assert all(wish["who"] and wish["asked"].endswith("UTC") for _, wish in folder.read_controls())
+
+
+def test_what_was_told_twice_is_written_once(root: str, capsys: pytest.CaptureFixture[str]):
+    folder = running(root)
+    for _ in range(2):
+        assert run(["pause", "first", "--storage", root]) == 0
+    assert "it is paused already, by " in capsys.readouterr().out
+    assert run(["scale", "first", "--max-in-flight", "8", "--storage", root, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["control"] is None
+    assert wishes(folder) == [{"paused": True}]
+
+
+def test_what_many_tell_at_once_is_all_there(root: str):
+    folder = running(root)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: change(folder, max_in_flight=n, who=f"person {n}"), range(10, 30)))
+    assert sorted(wish["max_in_flight"] for wish in wishes(folder)) == list(range(10, 30))
+
+
+def test_a_stray_control_takes_no_other_one_out_of_reach(root: str):
+    folder = running(root)
+    folder.store.put("control/99999.json", b"{}")
+    change(folder, max_in_flight=3, who="ada")
+    assert wishes(folder) == [{"max_in_flight": 3}]
+
+
+def test_a_kill_switch_that_does_not_parse_is_shown_where_and_nothing_is_written(
+    root: str, capsys: pytest.CaptureFixture[str]
+):
+    folder = running(root)
+    assert run(["scale", "first", "--max-in-flight", "3", "--kill-switch", "failed >= >", "--storage", root]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: kill_switch: ")
+    assert "^" in error
+    assert wishes(folder) == []
+
+
+def test_status_says_what_was_changed_and_by_whom(root: str, capsys: pytest.CaptureFixture[str]):
+    folder = running(root)
+    change(folder, max_in_flight=3, who="ada on box")
+    change(folder, paused=True, who="ada on box", reason="lunch")
+    facts = job_status(folder, watch=False)
+    assert (facts["max_in_flight"], facts["paused"]) == (3, True)
+    assert facts["paused_by"].startswith("by ada on box at ")
+    assert "paused by ada on box at " in facts["reason"]
+    assert "(lunch)" in facts["reason"]
+    assert len(facts["changes"]) == 2
+    assert facts["kill_switch"] == str(DEFAULT_KILL_SWITCH)
+
+
+def test_a_job_that_is_being_stopped_takes_no_more_controls(root: str, capsys: pytest.CaptureFixture[str]):
+    running(root)
+    assert run(["stop", "first", "--drain", "--reason", "enough", "--storage", root]) == 0
+    assert "let finish" in capsys.readouterr().out
+    assert run(["pause", "first", "--storage", root]) == 2
+    assert "is being stopped (enough; command line, " in capsys.readouterr().err
+
+
+def test_a_stop_becomes_stronger_and_says_what_was_there(root: str, capsys: pytest.CaptureFixture[str]):
+    folder = running(root)
+    assert run(["stop", "first", "--drain", "--reason", "enough", "--storage", root]) == 0
+    assert run(["stop", "first", "--cancel", "--reason", "now", "--storage", root]) == 0
+    shown = capsys.readouterr()
+    assert "a stop becomes stronger: enough (drain, command line, " in shown.err
+    assert (folder.read_stop() or STOP).reason == "now"
+    assert run(["stop", "first", "--drain", "--storage", root, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mode"] == "cancel"
+    assert run(["stop", "first", "--drain", "--cancel", "--storage", root]) == 2
 
 
 @pytest.mark.parametrize("flags", [["scale", "first", "--max-in-flight", "0"], ["scale", "first"], ["pause", "other"]])

@@ -26,7 +26,7 @@ ISSUE_KEYS = {
     "job_id", "verdict", "failed_by_rule", "reason", "deployment", "seconds", "items", "batches", "kill_switch",
     "errors", "max_in_flight_seen", "api_requests", "storage", "url",
 }  # fmt: skip
-OUR_KEYS = {"max_in_flight", "notes"}
+OUR_KEYS = {"max_in_flight", "notes", "retry_of"}
 
 
 def report(verdict: Verdict = Verdict.COMPLETED, *, succeeded: int = 0, failed: int = 0, unknown: int = 0,

@@ -42,7 +42,10 @@ def test_no_field_is_a_pair_of_tabs_and_each_is_described(schema: dict[str, Any]
         ({"stop": 3}, Asked({"kind": "range", "start": 0, "stop": 3}, None)),
         (Range(stop=3), Asked({"kind": "range", "start": 0, "stop": 3}, None)),
         ({"results_of": "first"}, Asked({"kind": "results", "job": "first"}, None)),
-        ({"job": "first", "outcome": ["failed"]}, Asked({"kind": "job", "job": "first", "outcome": ["failed"]}, None)),
+        (
+            {"job": "first", "outcome": ["failed"]},
+            Asked({"kind": "job", "job": "first", "outcome": ["failed"], "again": False}, None),
+        ),
         ({"resume": "first"}, Asked(None, "first")),
         ({"kind": "glob", "pattern": "*"}, Asked({"kind": "glob", "pattern": "*"}, None)),
         ("range:0:3", Asked("range:0:3", None)),
