@@ -165,7 +165,8 @@ def resume_sync(
         JobNotFoundError: there is none of that id in the storage.
         JobConflictError: it is over and did not end well; its items can be run again in a new job.
     """
-    call = Call(None, Settings(), outermost_run(), run_logger(), on_progress, SourcePolicy())
+    settings = Settings()
+    call = Call(None, settings, outermost_run(), run_logger(settings.masked_env), on_progress, SourcePolicy())
     prepared = _in_own_loop(lambda: call.take_over(job_id, storage))
     return _conclude(_run_sync(call, prepared), on_failure)
 
@@ -174,7 +175,8 @@ async def resume(
     job_id: str, *, storage: str | None = None, on_progress: OnView | None = None, on_failure: OnFailure = "raise"
 ) -> Report:
     """As `resume_sync`, async."""
-    call = Call(None, Settings(), outermost_run(), run_logger(), on_progress, SourcePolicy())
+    settings = Settings()
+    call = Call(None, settings, outermost_run(), run_logger(settings.masked_env), on_progress, SourcePolicy())
     return _conclude(await run_async(call, await call.take_over(job_id, storage)), on_failure)
 
 
@@ -269,7 +271,9 @@ def make_call(
     spec = make_spec(**given)
     if spec.job_id is None and parent is not None:
         spec = spec.model_copy(update={"job_id": f"{parent.id}-{_nth_call(parent)}"})
-    return Call(spec, Settings(), parent, run_logger(), on_progress, policy or SourcePolicy())
+    settings = Settings()
+    log = run_logger(settings.masked_env)
+    return Call(spec, settings, parent, log, on_progress, policy or SourcePolicy())
 
 
 _calls: dict[tuple[str, int], int] = {}

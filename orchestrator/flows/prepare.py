@@ -20,6 +20,7 @@ from orchestrator.core.report import Report
 from orchestrator.engine.context import ParentRun, prefect_home
 from orchestrator.engine.gateway import Gateway
 from orchestrator.engine.masking import Masker
+from orchestrator.engine.masking import Masker
 from orchestrator.errors import DamagedReportError, JobConflictError, JobNotFoundError, StorageError, StoreCorruptError
 from orchestrator.flows.links import first_of, link_again, link_new
 from orchestrator.flows.request import JobSpec, differences, make_spec
@@ -267,6 +268,7 @@ async def start_of(
         work_queue_name=spec.work_queue_name,
         page_run=parent.id if parent else None,
         url=parent.url if parent else None,
+        mask=Masker(settings.masked_env),
         mask=Masker(settings.masked_env),
         first=await asyncio.to_thread(first_of, folder),
         times=Times(poll=settings.poll_seconds, fence=fence, alive=alive),

@@ -66,6 +66,7 @@ class Job:
         deployments: The deployment of each group; key None is the one for everything else.
         parameters: Passed to every child besides its items.
         mask: Takes secrets out of a text that somebody else wrote.
+        mask: Takes secrets out of a text that somebody else wrote.
         page_run: The parent's flow run, on whose page the live page appears; None outside of runs.
         first: The job whose items are run again, with the address of its page; None for other items.
         epoch: Which parent of this job this is; a folder that shows a newer one ends it.
@@ -86,6 +87,7 @@ class Job:
     work_queue_name: str | None = None
     page_run: RunId | None = None
     url: str | None = None
+    mask: Callable[[str], str] = str
     mask: Callable[[str], str] = str
     first: tuple[str, str | None] | None = None
     times: Times = Times()

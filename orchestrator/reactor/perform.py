@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
 from orchestrator.core.machine import events as ev
@@ -81,13 +82,13 @@ class Performer:
             passed(Boundary.SUBMIT_LOST)
             self._post(ev.SubmissionLost(batch, attempt))
         except SubmissionRefusedError as e:
-            self._post(ev.SubmissionRefused(batch, attempt, str(e)))
+            self._post(ev.SubmissionRefused(batch, attempt, self._job.mask(str(e))))
         except (EngineUnavailableError, StoreUnavailableError) as e:
             logger.debug("Batch %d cannot be submitted now: %s", batch + 1, e)
             self._post(ev.SubmissionDeferred(batch, attempt))
         except OrchestratorError as e:
             # A server that does not understand us; or, where items go by value, staged items that are gone.
-            self._post(ev.SubmissionRefused(batch, attempt, str(e)))
+            self._post(ev.SubmissionRefused(batch, attempt, self._job.mask(str(e))))
         else:
             passed(Boundary.SUBMIT_ANSWERED)
             self._post(ev.Submitted(batch, attempt, run.id, run.phase, run.started))
@@ -146,7 +147,7 @@ class Performer:
                 stop = await self._io(self._job.folder.read_stop) if reading.reason is EndReason.STOPPED else None
             except (OrchestratorError, OSError) as e:
                 if loop.time() - began >= self._patience(e):
-                    self._post(ev.CloseFailed(batch, attempt, str(e)))
+                    self._post(ev.CloseFailed(batch, attempt, self._job.mask(str(e))))
                     return
                 logger.debug("The outcomes of batch %d cannot be read now: %s", batch + 1, e)
                 await asyncio.sleep(pause)
@@ -170,6 +171,15 @@ class Performer:
 
 def read_attempt(job: Job, batch: int, attempt: int, phase: Phase | None) -> Reading:
     """What is known of an attempt that is over; of a flow that is not ours, its state speaks for its items."""
+    reading = _read_attempt(job, batch, attempt, phase)
+    if (first := reading.counts.first_failure) is None:
+        return reading
+    # In the ledger a key is the user's data; here it is on its way to logs, pages and events.
+    first = replace(first, key=job.mask(first.key), text=job.mask(first.text))
+    return replace(reading, counts=replace(reading.counts, first_failure=first))
+
+
+def _read_attempt(job: Job, batch: int, attempt: int, phase: Phase | None) -> Reading:
     count, folder = job.batches[batch].count, job.folder
     if not job.pass_items.by_value:
         return folder.close_attempt(batch, count, attempt)

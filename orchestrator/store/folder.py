@@ -430,5 +430,12 @@ class JobFolder:
         except StoreCorruptError:
             return True
 
+    def _has(self, name: str) -> bool:
+        """Whether there is something of that name; what cannot be read is there, and means what its name says."""
+        try:
+            return self.store.get(name, 0, 1) is not None
+        except StoreCorruptError:
+            return True
+
     def _what(self, name: str) -> str:
         return f"{redact(self.url)}/{name}"

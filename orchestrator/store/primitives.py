@@ -68,7 +68,11 @@ class Store(Protocol):
         ...
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> bytes | None:
-        """At most `length` bytes from `start`; None when there is no such object."""
+        """At most `length` bytes from `start`; None when there is no such object.
+
+        Raises:
+            StoreCorruptError: what has that name is no object at all (a folder, a pipe, a link).
+        """
         ...
 
     def append(self, name: str, data: bytes) -> None:

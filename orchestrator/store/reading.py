@@ -280,10 +280,10 @@ def read_end(store: Store, batch: int, attempt: int) -> EndRecord | None:
     """
     name = layout.end(batch, attempt)
     what = f"{store.url}/{name}"
-    data = store.get(name, 0, layout.END_MAX_BYTES + 1)
-    if data is None:
-        return None
     try:
+        data = store.get(name, 0, layout.END_MAX_BYTES + 1)
+        if data is None:
+            return None
         return EndRecord.from_json(parse_object(data, what, layout.END_MAX_BYTES), what)
     except StoreCorruptError:
         return None  # as if its process had died before it: the records themselves say what happened
@@ -307,10 +307,10 @@ def read_revoked(store: Store, batch: int, attempt: int) -> int | None:
 def _read_number(store: Store, name: str, field: str) -> int | None:
     """The whole number that a small object is there for; None when it is not there or makes no sense."""
     what = f"{store.url}/{name}"
-    data = store.get(name, 0, layout.CONTROL_MAX_BYTES + 1)
-    if data is None:
-        return None
     try:
+        data = store.get(name, 0, layout.CONTROL_MAX_BYTES + 1)
+        if data is None:
+            return None
         return Fields(parse_object(data, what, layout.CONTROL_MAX_BYTES), what).count(field)
     except StoreCorruptError:
         return None
