@@ -11,7 +11,7 @@ from typing import NoReturn
 import cyclopts
 from pydantic import ValidationError
 
-from orchestrator.cli import controls, demo, installing, looking, running, stacks
+from orchestrator.cli import cleaning, controls, demo, installing, looking, running, stacks
 from orchestrator.cli.terminal import INTERRUPTED, error_line, say
 from orchestrator.errors import OrchestratorError
 from orchestrator.settings import Settings
@@ -31,13 +31,13 @@ def make_app() -> cyclopts.App:
         looking.results,
     )  # fmt: skip
     set_up: tuple[Callable[..., int], ...] = (
-        installing.deploy, installing.doctor, stacks.up, demo.demo, controls.scale, controls.pause,
+        installing.deploy, installing.doctor, stacks.up, demo.demo, controls.scale, controls.pause, cleaning.cleanup,
     )  # fmt: skip
     for command in jobs:
         app.command(command, group=everyday)
     for command in set_up:
         app.command(command, group=operator)
-    # Their places; they come with later versions: cleanup, replay (operator).
+    # Their places; they come with later versions: replay (operator).
     return app
 
 

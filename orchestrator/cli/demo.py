@@ -15,12 +15,13 @@ from typing import Annotated, Any
 from orchestrator.cli.options import OUTPUT, STOP, Json, flag
 from orchestrator.cli.progress import LiveProgress
 from orchestrator.cli.running import stoppable
-from orchestrator.cli.stacks import PARENT, PARENT_ENTRYPOINT, ended_by_sigterm
+from orchestrator.cli.stacks import ended_by_sigterm
 from orchestrator.cli.terminal import give, give_json, say, table
 from orchestrator.core.model import ItemOutcome
 from orchestrator.core.report import Report
 from orchestrator.errors import ConfigurationError
 from orchestrator.stack import Stack
+from orchestrator.stack.own import OWN
 from orchestrator.store import JobFolder, job_folder_url
 
 DEPLOYMENT = "source-metrics/default"
@@ -95,7 +96,7 @@ def _deploy(stack: Stack, example: Path) -> None:
     pool = {"name": stack.pool}
     entries = [
         {"name": "default", "entrypoint": "source_metrics.py:source_metrics", "work_pool": pool},
-        {"name": PARENT.split("/")[1], "entrypoint": PARENT_ENTRYPOINT, "work_pool": pool},
+        *(own.entry(stack.pool) for own in OWN),
     ]
     (project / "prefect.yaml").write_text(json_text({"deployments": entries}))  # JSON is YAML
     stack.deploy(project / "prefect.yaml")

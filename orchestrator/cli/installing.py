@@ -35,12 +35,15 @@ def deploy(
     ] = None,
     json: Json = False,
 ) -> int:
-    """Register the parent flow `orchestrate` on an existing Prefect: the form in its UI, schedules, `run --detach`."""
+    """Register the parent flow `orchestrate` on an existing Prefect: the form in its UI, schedules, `run --detach`.
+
+    Also the flows that look after jobs, each as `default`: `cleanup-jobs`, its daily schedule paused.
+    """
     facts = asyncio.run(_deploy(pool, name, storage, image, create_pool, _variables(job_variable)))
     if json:
         give_json(facts)
         return 0
-    give(f"deployed {facts['deployment']} on work pool {facts['pool']!r}")
+    give(f"deployed {', '.join([facts['deployment'], *facts['also']])} on work pool {facts['pool']!r}")
     if facts["workers_online"] == 0:
         say(f"no worker polls it yet: prefect worker start --pool {facts['pool']}")
     if facts["url"]:
@@ -57,11 +60,13 @@ def _variables(pairs: list[str] | None) -> dict[str, Any]:
 async def _deploy(
     pool: str | None, name: str, storage: str | None, image: str | None, create_pool: bool, variables: dict[str, Any]
 ) -> dict[str, Any]:
+    from importlib import import_module
     from importlib.metadata import version
 
     from orchestrator.engine.admin import open_admin
     from orchestrator.engine.registering import register
     from orchestrator.flows.parent import orchestrate_flow
+    from orchestrator.stack.own import OWN, PARENT
     from orchestrator.store import absolute_url, is_local, open_store, probe
 
     async with open_admin() as admin:
@@ -93,18 +98,23 @@ async def _deploy(
                 f"the work pool {pool!r} ({found.type}) needs an image in which this package is installed",
                 field="image",
             )
-        id_ = await register(
-            orchestrate_flow,
-            name,
-            pool=pool,
-            version=version("prefect-batch-orchestrator"),
-            image=image,
-            job_variables=variables | ({"env": environment} if environment else {}),
-        )
+        how: dict[str, Any] = {
+            "pool": pool,
+            "version": version("prefect-batch-orchestrator"),
+            "image": image,
+            "job_variables": variables | ({"env": environment} if environment else {}),
+        }
+        id_ = await register(orchestrate_flow, name, **how)
+        others = [own for own in OWN if own is not PARENT]
+        for own in others:
+            module, _, function = own.entrypoint.rpartition(".")
+            flow = getattr(import_module(module), function)
+            await register(flow, own.short_name, **how, schedules=own.schedules)
         url = f"{server.ui_url}/deployments/deployment/{id_}" if server.ui_url else None
         return {
             "deployment": f"{orchestrate_flow.name}/{name}",
             "id": id_,
+            "also": [own.name for own in others],
             "pool": pool,
             "workers_online": found.workers_online,
             "storage": storage,

@@ -17,9 +17,7 @@ from orchestrator.cli.options import OUTPUT, PLACE, Json, flag
 from orchestrator.cli.terminal import give, give_json, say
 from orchestrator.errors import ConfigurationError
 from orchestrator.stack import Stack, StackError
-
-PARENT = "orchestrate/default"
-PARENT_ENTRYPOINT = "orchestrator.flows.parent.orchestrate_flow"
+from orchestrator.stack.own import OWN
 
 Home = Annotated[
     Path | None,
@@ -114,7 +112,7 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 def deploy_all(stack: Stack, prefect_file: Path | None) -> list[str]:
-    """Deploy that file and, if it does not have it, the parent; the names of all deployments then.
+    """Deploy that file and whatever it lacks of our own deployments; the names of all deployments then.
 
     Work pools that the file names and the stack lacks are created, with a worker each: one missing pool would stop
     `prefect deploy --all`. Source: prefect cli/deploy, 3.8.8, measured.
@@ -126,17 +124,23 @@ def deploy_all(stack: Stack, prefect_file: Path | None) -> list[str]:
             stack.create_pool(pool)
             stack.start_worker(pool=pool, wait=False)
         stack.deploy(prefect_file)
-    try:
-        stack.request("GET", f"/deployments/name/{PARENT}")
-    except StackError:
-        own = stack.home / "deployments"
-        own.mkdir(exist_ok=True)
-        entry = {"name": PARENT.split("/")[1], "entrypoint": PARENT_ENTRYPOINT, "work_pool": {"name": stack.pool}}
-        (own / "prefect.yaml").write_text(json_text({"deployments": [entry]}))
-        stack.deploy(own / "prefect.yaml")
+    missing = [own.entry(stack.pool) for own in OWN if not _is_deployed(stack, own.name)]
+    if missing:
+        folder = stack.home / "deployments"
+        folder.mkdir(exist_ok=True)
+        (folder / "prefect.yaml").write_text(json_text({"deployments": missing}))
+        stack.deploy(folder / "prefect.yaml")
     flows = {f["id"]: f["name"] for f in stack.request("POST", "/flows/filter", {})}
     found = stack.request("POST", "/deployments/filter", {})
     return sorted(f"{flows[d['flow_id']]}/{d['name']}" for d in found)
+
+
+def _is_deployed(stack: Stack, name: str) -> bool:
+    try:
+        stack.request("GET", f"/deployments/name/{name}")
+    except StackError:
+        return False
+    return True
 
 
 def _pools(prefect_file: Path) -> list[str]:

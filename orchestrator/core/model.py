@@ -86,6 +86,7 @@ class StopCause(StrEnum):
     REQUESTED = "requested"  # `orchestrator stop`
     PARENT_CANCELLED = "parent_cancelled"
     FAILED = "failed"  # an error that only a person can mend: deployment deleted, storage gone
+    CLEANED_UP = "cleaned_up"  # its parent run had been over for long
 
 
 class EndReason(StrEnum):

@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.core.model import Phase, Progress, RunId
 from orchestrator.engine.faults import Faults, SubmitFault, WaitFault
 from orchestrator.engine.gateway import CancelReply, Capacity, Deployment, Run, Submission, always
+from orchestrator.engine.leftovers import JOB_TAG, TAG, ExpectedParent, TaggedRun
 from orchestrator.engine.simulated import INSTANT, TYPICAL, Child, Latencies, SimulatedRun
 from orchestrator.engine.simulation import SimulatedEngine
 from orchestrator.engine.transitions import Answer
@@ -199,6 +200,31 @@ class MemoryGateway:
         """The way back of an answer: what it says may be over when it arrives."""
         if self.faults.read() is not None:
             await asyncio.sleep(self.faults.slowness())
+
+
+class MemoryLeftovers:
+    """`leftovers.Leftovers` of a simulated engine; see there. Parents are no runs of it: none is ever to come."""
+
+    def __init__(self, engine: SimulatedEngine) -> None:
+        self.engine = engine
+
+    async def unended_children(self) -> list[TaggedRun]:
+        found = []
+        for run in self.engine.runs():
+            tags = self.engine.tags_of(run.id)
+            if not run.phase.is_terminal and TAG in tags:
+                found += [TaggedRun(run, tag.removeprefix(JOB_TAG)) for tag in tags if tag.startswith(JOB_TAG)]
+        return found
+
+    async def expected_parents(self, flow_name: str) -> list[ExpectedParent]:
+        return []
+
+    async def flow_id(self, flow_name: str) -> str | None:
+        known = (d for d in self.engine.deployments.values() if d.flow_name == flow_name)
+        return next((deployment.flow_id for deployment in known), None)
+
+    async def close(self) -> None:
+        """Nothing to release."""
 
 
 def _pages(asked: Sequence[object], size: int) -> int:

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect import Flow
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import VersionInfo
+from prefect.exceptions import ObjectNotFound
+from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
 
 from orchestrator.engine.masking import Masker
@@ -22,6 +25,7 @@ async def register(
     image: str | None = None,
     job_variables: Mapping[str, Any] | None = None,
     tags: Sequence[str] = (),
+    schedules: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Create the deployment `<flow>/<name>`, or bring the existing one up to date; its id.
 
@@ -31,12 +35,15 @@ async def register(
     Args:
         flow: Importable under `<its module>.<its function's name>`.
         image: For container pools: the image that runs it, used as it is.
+        schedules: As a `prefect.yaml` says them (`cron`, `active`, `slug`, `parameters`); those of a deployment that
+            exists are left as people set them.
 
     Raises:
         EngineError: Prefect cannot be reached, or refused.
     """
     masker = Masker(())
     try:
+        new = bool(schedules) and not await _exists(f"{flow.name}/{name}")
         deployment = await flow.ato_deployment(
             name=name,
             work_pool_name=pool,
@@ -44,9 +51,28 @@ async def register(
             tags=list(tags),
             version=version,
             entrypoint_type=EntrypointType.MODULE_PATH,
+            schedules=[_schedule(schedule) for schedule in schedules] if new else None,
         )
         # Given, so that Prefect does not look for a git repository around the current folder.
         info = VersionInfo(type="prefect:simple", version=version)
         return str(await deployment.aapply(image=image, version_info=info))
     except Exception as error:
         raise translate(error, f"deploy '{flow.name}/{name}'", masker) from error
+
+
+async def _exists(name: str) -> bool:
+    async with get_client() as client:
+        try:
+            await client.read_deployment_by_name(name)
+        except ObjectNotFound:
+            return False
+    return True
+
+
+def _schedule(data: Mapping[str, Any]) -> Schedule:
+    return Cron(
+        data["cron"],
+        active=bool(data.get("active", True)),
+        slug=data.get("slug"),
+        parameters=dict(data.get("parameters") or {}),
+    )

@@ -104,6 +104,11 @@ class SimulatedEngine:
         record = self._records.get(run_id)
         return None if record is None else self._view(record)
 
+    def tags_of(self, run_id: RunId) -> tuple[str, ...]:
+        """The tags of a run that has not ended."""
+        record = self._records.get(run_id)
+        return () if record is None or record.submission is None else tuple(record.submission.tags)
+
     def id_of(self, flow_id: str, key: str) -> RunId | None:
         return self._keys.get(flow_id, {}).get(key)
 

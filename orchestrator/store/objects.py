@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, ClassVar, NoReturn
 
 import fsspec
@@ -153,12 +154,23 @@ class ObjectStore:
         start = len(self._root) + 1
         return sorted(
             (
-                Entry(path[start:], int(info.get("size") or 0))
+                Entry(path[start:], int(info.get("size") or 0), _modified(info))
                 for path, info in found.items()
                 if path.startswith(f"{self._root}/{prefix}") and info.get("type") != "directory"
             ),
             key=lambda entry: entry.name,
         )
+
+    def folders(self) -> Sequence[str]:
+        try:
+            found = self._fs.ls(self._root, detail=True)
+        except FileNotFoundError:
+            return []
+        except Exception as e:  # noqa: BLE001
+            self._unavailable(e, "list", "")
+        names = (str(info["name"]).rstrip("/") for info in found if info.get("type") == "directory")
+        start = f"{self._root}/"
+        return sorted({name.removeprefix(start) for name in names if name.startswith(start)} - {""})
 
     def delete(self, name: str) -> None:
         path = self._path(name)
@@ -237,8 +249,14 @@ class MemoryStore:
                 for path in self._objects:
                     self._learn(path)
             below = self._folders.get(whole.rpartition("/")[0], ())
-            found = [(path, self._objects[path].getbuffer().nbytes) for path in below if path.startswith(whole)]
-        return sorted((Entry(path[start:], size) for path, size in found), key=lambda entry: entry.name)
+            found = [
+                Entry(path[start:], file.getbuffer().nbytes, file.modified.timestamp())
+                for path, file in ((path, self._objects[path]) for path in below if path.startswith(whole))
+            ]
+        return sorted(found, key=lambda entry: entry.name)
+
+    def folders(self) -> Sequence[str]:
+        return sorted({entry.name.split("/")[0] for entry in self.list() if "/" in entry.name})
 
     def delete(self, name: str) -> None:
         path = self._path(name)
@@ -259,6 +277,22 @@ class MemoryStore:
             self._known.add(path)
             for folder in _folders_of(path):
                 self._folders.setdefault(folder, set()).add(path)
+
+
+def _modified(info: Mapping[str, Any]) -> float | None:
+    """When an object was written last, by whatever name its store calls that; None when it does not say."""
+    for name in ("LastModified", "last_modified", "mtime", "updated", "modified", "created"):
+        value = info.get(name)
+        if isinstance(value, str):
+            try:
+                value = datetime.fromisoformat(value)
+            except ValueError:
+                continue
+        if isinstance(value, datetime):
+            return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+        if isinstance(value, (int, float)):
+            return float(value)
+    return None
 
 
 def _folders_of(path: str) -> Iterator[str]:

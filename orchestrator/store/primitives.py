@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -23,10 +24,15 @@ _JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,80}")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One object in a listing: its name relative to the store, its size in bytes."""
+    """One object in a listing: its name relative to the store, its size in bytes.
+
+    Args:
+        modified: When it was written last, in epoch seconds of the storage's clock; None where it does not say.
+    """
 
     name: str
     size: int
+    modified: float | None = field(default=None, compare=False)
 
 
 class Appender(Protocol):
@@ -85,6 +91,10 @@ class Store(Protocol):
 
     def list(self, prefix: str = "") -> list[Entry]:
         """All objects under a folder (`""` or a name ending in `/`), recursively, sorted by name, never cached."""
+        ...
+
+    def folders(self) -> Sequence[str]:
+        """Names of the folders right below this one, sorted, never cached; links to folders are none."""
         ...
 
     def delete(self, name: str) -> None:
