@@ -14,10 +14,11 @@ from orchestrator.core.machine import events as ev
 from orchestrator.core.model import Phase, StopCause, StopMode, StopRecord, Verdict
 from orchestrator.engine.faults import Fate, Faults
 from orchestrator.engine.memory import SimulatedEngine
+from orchestrator.engine.virtual import run as run_virtually
 from orchestrator.reactor import Reactor
 from orchestrator.settings import Settings
 from orchestrator.store import JobFolder
-from orchestrator.testing import SimulatedBatches, outcomes
+from orchestrator.testing import SimulatedBatches, outcomes, simulate_on, take_over_on
 from tests.reactor.test_trouble import engine_of, parents_store, run_on
 
 _storage = (f"memory://silence-{n}" for n in itertools.count())
@@ -120,3 +121,23 @@ def test_signs_of_life_cost_no_request_to_prefect() -> None:
         return run_on(engine, 4, batch_size=1, settings=Settings(alive_seconds=alive)).report.api_requests
 
     assert requests(15) == requests(0)
+
+
+def test_a_parent_that_takes_over_after_a_power_cut_replaces_the_children_that_went_with_it() -> None:
+    engine = engine_of(faults=vanishing(1.0, *(f"/{batch}/0" for batch in range(4))))
+    storage = next(_storage)
+
+    async def whole() -> Any:
+        asked = {"batch_size": 5, "max_in_flight": 4, "storage": storage, "job_id": "j"}
+        first = asyncio.ensure_future(simulate_on(engine, range(40), **asked))
+        await asyncio.sleep(10)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        try:
+            return await take_over_on(engine, "j", storage)
+        finally:
+            await engine.shut_down()
+
+    simulation = run_virtually(whole())
+    assert simulation.report.items.succeeded == 40
+    assert simulation.seconds < 180
