@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from benchmarks import budget, children, items, scale, stopping, window
+from benchmarks import budget, children, drill, items, scale, stopping, window
 from benchmarks.metering import bench_stack
 from benchmarks.table import Row, machine, markdown
 from orchestrator.stack import Stack
@@ -16,6 +16,7 @@ from orchestrator.stack import Stack
 SIMULATED: dict[str, Callable[[], list[Row]]] = {"window": window.rows, "requests": budget.rows, "scale": scale.rows}
 REAL: dict[str, Callable[[Stack], list[Row]]] = {
     "children": children.rows, "items": items.rows, "stopping": stopping.rows,
+    "drill": drill.rows,
 }  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import Any
 
 from prefect import flow
 
@@ -25,5 +27,23 @@ def moment(item: float) -> float:
     return started
 
 
+def drill(item: dict[str, Any], *, gate: str, fails: bool = False) -> float:
+    """An item of the stop drill; the first of all that finds the gate open fails, if failing is wanted."""
+    started = time.time()
+    if fails and Path(gate).exists() and _is_first(Path(f"{gate}.failed")):
+        raise ValueError("the drill's failure")
+    time.sleep(item["seconds"])
+    return started
+
+
+def _is_first(marker: Path) -> bool:
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
 noop = batch_flow(nothing, name="bench-noop")
 short = batch_flow(moment, name="bench-short")
+drilled = batch_flow(drill, name="bench-drill")
