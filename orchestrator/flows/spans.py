@@ -7,7 +7,7 @@ import re
 from orchestrator.errors import ConfigurationError
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
-_SPAN = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)\s*([smhdw])?")
+_SPAN = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)\s*([smhdw])?")
 
 
 def parse_span(text: str, field: str) -> float:
