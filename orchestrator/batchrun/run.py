@@ -13,12 +13,14 @@ from orchestrator.batchrun.conduct import Chosen, Run
 from orchestrator.batchrun.door import Door
 from orchestrator.batchrun.ending import Ending, ending, sentence
 from orchestrator.batchrun.fence import Fence
-from orchestrator.batchrun.isolation import order
+from orchestrator.batchrun.isolation import order, with_signal
 from orchestrator.batchrun.options import JobSettings, Options
-from orchestrator.core.model import BatchReference, Counts, EndReason, Item, ItemOutcome, StopMode
-from orchestrator.errors import JobConflictError, RunDiedError, StoreUnavailableError
-from orchestrator.store import EndRecord, JobFolder, Ledger, OutcomeRecord
+from orchestrator.batchrun.recorder import printable
+from orchestrator.core.model import BatchReference, Counts, EndReason, Failure, Item, ItemOutcome, StopMode
+from orchestrator.errors import ConfigurationError, JobConflictError, RunDiedError, StoreUnavailableError
+from orchestrator.store import EndRecord, JobFolder, Ledger, OutcomeRecord, encode_json
 from orchestrator.store.layout import REPORT
+from orchestrator.store.layout import end as end_name
 
 _LAST_RESORT_SECONDS = 5.0  # after the grace: by then a run whose loop answers has ended
 _LAST_WORD_TRIES = 5
@@ -63,7 +65,6 @@ class Attempt(Run):
         Raises:
             JobConflictError: the job is over, this attempt ended before, or the folder holds another job.
             JobNotFoundError, StorageError, StoreUnavailableError: the folder cannot be read.
-            ConfigurationError: a concurrency limit is missing.
         """
         folder, reference = self._folder, self.reference
         record = folder.read_job()
@@ -78,16 +79,27 @@ class Attempt(Run):
         if folder.is_revoked(self.batch, self.attempt):
             return ending(EndReason.REVOKED, Counts(), self.total)
         self._refuse_what_is_over()
-        self.door.check_limits(self.options.concurrency_limits, self.options.rate_limits)
-        self._start_fence()
         try:
+            self.door.check_limits(self.options.concurrency_limits, self.options.rate_limits)
+            self._start_fence()
             staged = folder.read_items(reference)
             if not self._wait_for_earlier():
                 return self._cancelled_before_start()
             return self._take_over(staged)
+        except ConfigurationError as error:
+            self._stop_fence()
+            return self._refuse(error)
         except BaseException:
             self._stop_fence()
             raise
+
+    def _refuse(self, error: ConfigurationError) -> Ending:
+        """The last attempt: the next one would meet the same changed items, the same missing limit."""
+        why = printable(self.door.mask(" ".join(str(error).split())))[:1000]
+        self.door.logger.error("Refused: %s", why)
+        record = EndRecord(EndReason.REFUSED, error=Failure(self.reference.start, "", type(error).__name__, why))
+        self._folder.store.put_new(end_name(self.batch, self.attempt), encode_json(record.to_json()))
+        return Ending("FAILED", "Refused", why)
 
     def _refuse_what_is_over(self) -> None:
         again = (
@@ -124,8 +136,7 @@ class Attempt(Run):
                      appends=self._folder.store.appends)  # fmt: skip
         for item in plan.killers:
             if self.recorder.start(item):
-                died = RunDiedError("its run died while this item alone was in progress, as earlier runs had")
-                self.recorder.fail(item, died, 1, 0.0)
+                self.recorder.fail(item, RunDiedError(self._how_it_died(item)), 1, 0.0)
         if plan.alone:
             self.door.logger.info("%d runs of this batch died: its items are run one by one", len(self._died))
             self.recorder.before_start = self._say_which
@@ -133,6 +144,16 @@ class Attempt(Run):
             self.recorder.before_start = None
         if self.gate.reason is None:
             yield plan.together, self.options
+
+    def _how_it_died(self, item: Item) -> str:
+        """What the run of an earlier attempt came to while this item alone was in progress."""
+        attempt = max(attempt for attempt, alone in self._died.items() if alone == item.index)
+        said = "its run died while this item alone was in progress, as earlier runs had"
+        try:
+            how = self._folder.how_it_died(self.batch, attempt)
+        except StoreUnavailableError:
+            how = None
+        return f"{said}: {with_signal(how)}" if how else said
 
     def _say_which(self, item: Item) -> None:
         assert self._ledger is not None

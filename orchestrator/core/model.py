@@ -99,6 +99,7 @@ class EndReason(StrEnum):
     TERMINATED = "terminated"  # SIGTERM: Prefect's cancel, or its infrastructure going away
     STUCK = "stuck"  # too many items hung beyond their timeout: the process ended itself
     LEDGER_FAILED = "ledger_failed"  # outcomes could not be written
+    REFUSED = "refused"  # it cannot run as it stands, and a new attempt would not help
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +233,7 @@ class Counts:
                 if first
                 else None
             )
-        except (KeyError, TypeError) as e:
+        except (KeyError, TypeError, OverflowError) as e:
             raise ValueError(f"malformed counts: errors {errors!r}, first_failure {first!r}") from e
         return cls(errors=types, first_failure=failure, **numbers)
 
@@ -258,6 +259,8 @@ class Reading:
         ended: The attempt wrote its end record itself (it was not lost).
         reason: From that record; None when `ended` is False.
         suspect: The item that was in progress alone when its run died; None when none is known.
+        damaged: Records that are missing or cannot be read; their items have no outcome.
+        why: What the attempt said when it refused to run; "" otherwise.
     """
 
     counts: Counts
@@ -266,6 +269,8 @@ class Reading:
     ended: bool
     reason: EndReason | None = None
     suspect: int | None = None
+    damaged: int = 0
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,7 +266,7 @@ class JobFolder:
                     return reading
             files = list_batch(self.store, batch).before(attempt + 1)
             start = self.batch(batch).start
-            if end is not None and end.uniform is not None:
+            if end is not None and (end.uniform is not None or end.refused):
                 return read_ledger(self.store, batch, start, count, files).reading(attempt)
             # Also for a last word whose numbers cannot be: the records themselves decide then.
             taken = read_ledger(self.store, batch, start, count, files).taken.get(attempt, 0)
@@ -340,7 +340,8 @@ class JobFolder:
         Args:
             files: Of that batch, from `attempts`.
         """
-        if files.ended and (end := self.read_end(batch, max(files.ended))) is not None and end.uniform is None:
+        end = self.read_end(batch, max(files.ended)) if files.ended else None
+        if end is not None and end.uniform is None and end.says_all:
             return end.counts
         place = self.batch(batch)
         return read_ledger(self.store, batch, place.start, place.count, files).counts()

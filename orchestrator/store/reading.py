@@ -76,7 +76,7 @@ class BatchLedger:
         outcomes: Item index -> its record, in the order in which they ended.
         taken: Attempt -> how many of its records count.
         ends: The last words of attempts that count: an attempt given up has none, whatever it wrote later.
-        damaged: Lines that could not be read.
+        damaged: Records that count, and cannot be read or are not there any more.
     """
 
     start: int
@@ -97,7 +97,7 @@ class BatchLedger:
         if not self.files.logs:
             return dict.fromkeys(left, ItemOutcome.NOT_STARTED)
         last = self.ends.get(max(self.files.logs))
-        if last is None:
+        if last is None or self.damaged:
             return dict.fromkeys(left, ItemOutcome.UNKNOWN)
         begun = set(last.in_progress)
         return {i: ItemOutcome.UNKNOWN if i in begun else ItemOutcome.NOT_STARTED for i in left}
@@ -129,6 +129,8 @@ class BatchLedger:
             ended=end is not None,
             reason=end.reason if end else None,
             suspect=alone if end is None and alone not in self.outcomes else None,
+            damaged=self.damaged,
+            why=end.why if end else "",
         )
 
 
@@ -211,26 +213,31 @@ def read_ledger(
         files = files.before(before)
     logs = {k: read_log(store, batch, k, segments, start, count) for k, segments in sorted(files.logs.items())}
     cut = {k: read_revoked(store, batch, k) for k in files.revoked}
-    taken: dict[int, int] = {}
-    outcomes: dict[int, OutcomeRecord] = {}
-    for attempt, log in logs.items():
-        accepted = next((later.accepts for k, later in logs.items() if k > attempt and later.accepts is not None), None)
-        # A given-up attempt may go on writing until its own fence closes: its successor, who waits for that, takes
-        # over what it finds then, which is why the number in .revoked does not bind an attempt that is to start.
-        limit = accepted.get(attempt, 0) if accepted is not None else None if before is not None else cut.get(attempt)
-        records = log.records if limit is None else log.records[:limit]
-        taken[attempt] = len(records)
-        for record in records:
-            if record is not None:
-                outcomes.setdefault(record.index, record)
     ends: dict[int, EndRecord] = {}
     for attempt in sorted(files.ended - files.revoked):
         end = read_end(store, batch, attempt)
         if end is not None:
             ends[attempt] = end
+    taken: dict[int, int] = {}
+    outcomes: dict[int, OutcomeRecord] = {}
+    damaged = 0
+    for attempt in sorted(logs.keys() | ends.keys() | cut.keys()):
+        log = logs.get(attempt, AttemptLog(None, (), 0))
+        accepted = next((later.accepts for k, later in logs.items() if k > attempt and later.accepts is not None), None)
+        # A given-up attempt may go on writing until its own fence closes: its successor, who waits for that, takes
+        # over what it finds then, which is why the number in .revoked does not bind an attempt that is to start.
+        limit = accepted.get(attempt, 0) if accepted is not None else None if before is not None else cut.get(attempt)
+        records = log.records if limit is None else log.records[:limit]
+        own = ends[attempt].records if attempt in ends else 0
+        unreadable = sum(record is None for record in records) + (log.damaged > log.records.count(None))
+        damaged += unreadable + max(0, (own if limit is None else limit) - len(records))
+        taken[attempt] = len(records)
+        for record in records:
+            if record is not None:
+                outcomes.setdefault(record.index, record)
     if not outcomes:
         outcomes = _uniform(ends, batch, start, count)
-    return BatchLedger(start, count, files, outcomes, taken, ends, sum(log.damaged for log in logs.values()))
+    return BatchLedger(start, count, files, outcomes, taken, ends, damaged)
 
 
 def read_log(store: Store, batch: int, attempt: int, segments: Sequence[int], start: int, count: int) -> AttemptLog:
@@ -337,4 +344,4 @@ def close_reading(end: EndRecord, count: int) -> Reading | None:
         return Reading(end.counts, unknown, idle, True, end.reason)
     begun = len(end.in_progress)
     idle = count - end.counts.settled - begun
-    return Reading(end.counts, begun, idle, True, end.reason) if idle >= 0 else None
+    return Reading(end.counts, begun, idle, True, end.reason, why=end.why) if idle >= 0 else None

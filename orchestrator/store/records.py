@@ -156,7 +156,7 @@ class EndRecord:
         records, segments, carried: Own records; segments they lie in (0 on storage that appends); outcomes taken over.
         seconds: Duration of the attempt.
         uniform: For flows we did not build: the one outcome of all items, written by the parent; else None.
-        error: For a uniform failure: what Prefect said.
+        error: For a uniform failure: what Prefect said; of an attempt that refused to run: why.
     """
 
     reason: EndReason
@@ -172,7 +172,16 @@ class EndRecord:
     @property
     def says_all(self) -> bool:
         """It accounts for the whole batch: an attempt that settled nothing leaves that to the ones before it."""
-        return self.uniform in (None, ItemOutcome.SUCCEEDED, ItemOutcome.FAILED)
+        return not self.refused and self.uniform in (None, ItemOutcome.SUCCEEDED, ItemOutcome.FAILED)
+
+    @property
+    def refused(self) -> bool:
+        return self.reason is EndReason.REFUSED
+
+    @property
+    def why(self) -> str:
+        """What an attempt said that refused to run; "" for any other."""
+        return self.error.text if self.refused and self.error else ""
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
@@ -180,7 +189,9 @@ class EndRecord:
             format=FORMAT, reason=self.reason.value, counts=self.counts.to_json(), seconds=round(self.seconds, 3)
         )
         if self.uniform is None:
-            del data["uniform"], data["error"]
+            del data["uniform"]
+        if self.error is None:
+            del data["error"]
         return data
 
     @classmethod

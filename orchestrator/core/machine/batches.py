@@ -6,6 +6,7 @@ Every function changes one batch (and what the job derives from it) and answers 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.core.machine import events as ev
@@ -213,6 +214,10 @@ def _decide(state: State, batch: BatchState, reading: Reading) -> list[Command]:
         if batch.run is not None:
             state.note(f"the child run of batch {batch.index + 1} was {last}: run {batch.run}")
         return settle(state, batch, BatchOutcome.UNCONFIRMED, last)
+    if reading.reason is EndReason.REFUSED:
+        state.tally.crashed_attempts += 1
+        state.note(f"the child run of batch {batch.index + 1} could not begin: {reading.why}")
+        return settle(state, batch, BatchOutcome.CRASHED, f"its run could not begin: {reading.why}")
     if batch.giving_up is not None:
         return _try_again(state, batch, batch.giving_up)
     if reading.reason is EndReason.STOPPED:
@@ -272,6 +277,9 @@ def settle(state: State, batch: BatchState, outcome: BatchOutcome, reason: str) 
     counts = batch.counts or Counts()
     if batch.reading is not None:
         unknown, not_started = batch.reading.unknown, batch.reading.not_started
+        if damaged := batch.reading.damaged:
+            what = "a damaged record" if damaged == 1 else f"{damaged:,} damaged records"
+            state.note(f"{what} in batch {batch.index + 1} could not be read: what became of the items is unknown")
     elif batch.started:
         unknown, not_started = count - counts.settled, 0
     else:
@@ -317,7 +325,7 @@ def _fitted(reading: Reading, count: int) -> Reading:
     if reading.unknown + reading.not_started == rest and counts is reading.counts:
         return reading
     not_started = min(max(reading.not_started, 0), rest)
-    return Reading(counts, rest - not_started, not_started, reading.ended, reading.reason, reading.suspect)
+    return replace(reading, counts=counts, unknown=rest - not_started, not_started=not_started)
 
 
 def _where(batch: BatchState) -> str:

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.batchrun.ending import Ending
 from orchestrator.batchrun.run import arun_batch, run_batch, run_items
 from orchestrator.core.model import EndReason, StopCause, StopMode, StopRecord
-from orchestrator.errors import AttemptTakenError, ConfigurationError, JobConflictError, StoreCorruptError
+from orchestrator.errors import AttemptTakenError, ConfigurationError, JobConflictError
 from orchestrator.flows import ItemContext
 from tests.support import eventually
 from tests.unit.batchrun.jobs import Door, StagedJob, chosen
@@ -403,8 +403,12 @@ def test_a_job_id_that_was_used_again_is_noticed(tmp_path: Path, door: Door) -> 
 def test_items_that_were_altered_are_not_run(tmp_path: Path, door: Door) -> None:
     job = StagedJob(tmp_path, [1])
     job.folder.store.put(job.reference().part, b"[null,2]\n")
-    with pytest.raises(StoreCorruptError):
-        run_batch(job.reference(), chosen(lambda item: None), door)
+    ran: list[Any] = []
+    ended = run_batch(job.reference(), chosen(ran.append), door)
+    assert (ended.type, ended.name, ran) == ("FAILED", "Refused", [])
+    assert "was changed after the job was staged" in ended.message
+    reading = job.folder.close_attempt(0, 1, 0)
+    assert (reading.reason, reading.not_started, reading.why) == (EndReason.REFUSED, 1, ended.message)
 
 
 # ---------------------------------------------------------------------- stops
