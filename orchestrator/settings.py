@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from orchestrator.errors import ConfigurationError
 
 
 class Settings(BaseSettings):
@@ -99,3 +101,12 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def settings_error(error: ValidationError) -> ConfigurationError:
+    """What is wrong with the environment, on one line."""
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return ConfigurationError(first["msg"].removeprefix("Value error, "))
+    name = str(first["loc"][0]).upper()
+    return ConfigurationError(f"environment variable ORCHESTRATOR_{name}: {first['msg']}")

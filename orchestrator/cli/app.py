@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from orchestrator.cli import cleaning, controls, demo, installing, looking, running, stacks
 from orchestrator.cli.terminal import INTERRUPTED, error_line, say
 from orchestrator.errors import OrchestratorError
-from orchestrator.settings import Settings
+from orchestrator.settings import Settings, settings_error
 
 
 def make_app() -> cyclopts.App:
@@ -64,11 +64,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except ValidationError as e:
         if e.title != Settings.__name__:
             raise
-        first = e.errors(include_url=False)[0]
-        if not first["loc"]:
-            say(f"error: {first['msg'].removeprefix('Value error, ')}")
-            return 2
-        say(f"error: environment variable ORCHESTRATOR_{str(first['loc'][0]).upper()}: {first['msg']}")
+        say(error_line(settings_error(e)))
         return 2
     except KeyboardInterrupt:
         say("interrupted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -18,6 +19,8 @@ from orchestrator.cli.terminal import give, give_json, say
 from orchestrator.errors import ConfigurationError
 from orchestrator.stack import Stack, StackError
 from orchestrator.stack.own import OWN
+
+_SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
 
 Home = Annotated[
     Path | None,
@@ -71,12 +74,16 @@ def up(
         return 0
     if prefect_file is None and Path("prefect.yaml").exists():
         prefect_file = Path("prefect.yaml")
-    if prefect_file is not None and not prefect_file.exists():
-        raise ConfigurationError(f"{prefect_file} does not exist", field="prefect_file")
+    if prefect_file is not None and not prefect_file.is_file():
+        wrong = "is no plain file" if prefect_file.exists() else "does not exist"
+        raise ConfigurationError(f"{prefect_file} {wrong}", field="prefect_file")
     named = _pools(prefect_file) if prefect_file is not None else []
     pool = pool or next(iter(named), "local")
     say("starting a Prefect server and a worker (about ten seconds)")
-    with ended_by_sigterm(), Stack(home, port, pool=pool, pool_limit=limit) as stack:
+    # Somebody who asks for a password must not get a server without one.
+    wanted = os.environ.get(_SERVER_AUTH)
+    settings = {_SERVER_AUTH: wanted} if wanted else {}
+    with ended_by_sigterm(), Stack(home, port, pool=pool, pool_limit=limit, settings=settings) as stack:
         deployed = deploy_all(stack, prefect_file)
         try:
             _announce(stack, deployed, json)
@@ -97,6 +104,8 @@ def _announce(stack: Stack, deployed: list[str], json: bool) -> None:
         give("deployments: " + ", ".join(deployed))
         give("use it from another terminal:")
         give(f"  export PREFECT_API_URL={stack.api_url} PREFECT_HOME={stack.home}")
+        if stack.auth is not None:
+            give(f"  and PREFECT_API_AUTH_STRING as {_SERVER_AUTH} is here")
     sys.stdout.flush()
     say("Ctrl-C stops it")
 

@@ -7,19 +7,23 @@ Source: seen in both UIs of Prefect 3.8.8.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
-from prefect import Flow, State, flow
+from prefect import Flow, State
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Completed, Failed
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from orchestrator.core.killswitch import DEFAULT_KILL_SWITCH
 from orchestrator.core.model import StopCause, StopMode, StopRecord, Verdict
 from orchestrator.core.report import Report
 from orchestrator.engine.context import outermost_run, run_logger
+from orchestrator.engine.masking import mask
+from orchestrator.engine.refusing import refusing_flow
 from orchestrator.errors import ConfigurationError, OrchestratorError
 from orchestrator.flows.call import Call, make_call, run_async
 from orchestrator.flows.form import (
@@ -31,7 +35,8 @@ from orchestrator.flows.form import (
     read_items,
 )
 from orchestrator.flows.prepare import storage_root
-from orchestrator.settings import Settings
+from orchestrator.flows.request import Advanced
+from orchestrator.settings import Settings, settings_error
 from orchestrator.store import JobFolder, SourcePolicy, job_folder_url
 
 
@@ -62,11 +67,36 @@ async def _settle(job_id: str, root: str, run_id: UUID, run_name: str) -> None:
         StopMode.CANCEL, StopCause.PARENT_CANCELLED, f"{run_name} was cancelled", f"parent run {run_name}"
     )
     await asyncio.to_thread(folder.request_stop, reason)
-    call = Call(None, Settings(), None, run_logger(), None, SourcePolicy())
+    settings = Settings()
+    call = Call(None, settings, None, run_logger(settings.masked_env), None, SourcePolicy())
     await run_async(call, await call.take_over(job_id, root))
 
 
-@flow(
+def _refuse_misfits(unknown: Sequence[str], missing: Sequence[str]) -> State[Any]:
+    """The end of a run whose parameters are not those of the form."""
+    if unknown:
+        name = unknown[0]
+        near = difflib.get_close_matches(name, (*FORM, *Advanced.model_fields), n=1)
+        if name in Advanced.model_fields:
+            hint = f"it belongs into `advanced`: {{'advanced': {{{name!r}: ...}}}}"
+        elif near:
+            hint = f"did you mean {near[0] if near[0] in FORM else 'advanced.' + near[0]!r}?"
+        else:
+            hint = f"there are {', '.join(FORM)}"
+        error = ConfigurationError(f"there is no such parameter; {hint}", field=name[:80])
+    else:
+        error = ConfigurationError("is missing", field=missing[0])
+    return _refused(error, ())
+
+
+def _refused(error: ConfigurationError, masked_env: Sequence[str]) -> State[Any]:
+    """One line on the run's page says what to mend; a traceback would bury it."""
+    run_logger(masked_env).error("Refused: %s", error)
+    return Failed(message=mask(str(error), masked_env), name="Refused")
+
+
+@refusing_flow(
+    _refuse_misfits,
     name="orchestrate",
     description="Fans a collection of items out over a batch deployment and accounts for every item.",
     # Prefect's own refusal would be a traceback; ours is one line (see `form`).
@@ -93,14 +123,17 @@ async def orchestrate_flow(
         parameters: Passed to every child run besides its items.
         advanced: Everything that most jobs leave as it is.
     """  # noqa: E501 - Prefect's form breaks a description where its line breaks
-    settings = Settings()
+    try:
+        settings = Settings()
+    except ValidationError as e:
+        return _refused(settings_error(e), ())
     policy = SourcePolicy(
         python_modules=settings.python_sources, allow_http=settings.allow_http_sources, allow_stdin=False
     )
     try:
         asked, more = read_items(items), read_advanced(advanced)
         if asked.resume is not None:
-            call = Call(None, settings, outermost_run(), run_logger(), None, policy)
+            call = Call(None, settings, outermost_run(), run_logger(settings.masked_env), None, policy)
             prepared = await call.take_over(asked.resume, more["storage"])
         else:
             request = {
@@ -115,10 +148,11 @@ async def orchestrate_flow(
             prepared = await call.prepare(asked.items)
         report = await run_async(call, prepared)
     except ConfigurationError as e:
-        # One line on the run's page says what to mend; a traceback would bury it.
-        run_logger().error("Refused: %s", e)
-        return Failed(message=str(e), name="Refused")
+        return _refused(e, settings.masked_env)
     return final_state(report)
+
+
+FORM = tuple(inspect.signature(orchestrate_flow).parameters)
 
 
 def final_state(report: Report) -> State[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 import urllib.error
@@ -18,16 +19,20 @@ class StackError(EngineError):
     """A part of the embedded stack did not start, or ended by itself; the text ends with the tail of its log."""
 
 
-def ask(api_url: str, method: str, path: str, body: Any = None) -> Any:
+def ask(api_url: str, method: str, path: str, body: Any = None, auth: str | None = None) -> Any:
     """One HTTP request; the decoded JSON answer, None when there is none.
+
+    Args:
+        auth: `user:password`, where the server asks for it.
 
     Raises:
         StackError: the server cannot be reached or answers with an error.
     """
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(
-        api_url + path, data=data, method=method, headers={"content-type": "application/json"}
-    )
+    headers = {"content-type": "application/json"}
+    if auth is not None:
+        headers["authorization"] = "Basic " + base64.b64encode(auth.encode()).decode()
+    request = urllib.request.Request(api_url + path, data=data, method=method, headers=headers)
     end = time.monotonic() + _BUSY_SECONDS
     while True:
         try:

@@ -119,8 +119,19 @@ class Stack:
             "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1,localhost"])),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_CLI_PROMPT": "false",
+            **self._auth_settings,
             **self._settings,
         }
+
+    @property
+    def auth(self) -> str | None:
+        """`user:password` of a server that was given one (`PREFECT_SERVER_API_AUTH_STRING`); None without."""
+        return self._settings.get("PREFECT_API_AUTH_STRING") or self._settings.get("PREFECT_SERVER_API_AUTH_STRING")
+
+    @property
+    def _auth_settings(self) -> dict[str, str]:
+        # The server reads one variable, its clients (workers and runs among them) another.
+        return {} if self.auth is None else {"PREFECT_API_AUTH_STRING": self.auth}
 
     @property
     def environment(self) -> dict[str, str]:
@@ -393,7 +404,7 @@ class Stack:
         Raises:
             StackError: the server cannot be reached or answers with an error.
         """
-        return ask(self.api_url, method, path, body)
+        return ask(self.api_url, method, path, body, self.auth)
 
     # -- processes
 
