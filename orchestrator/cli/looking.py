@@ -295,6 +295,7 @@ def results(
             "Write the items that did not succeed, with their errors, as JSON Lines to that file or URL (- for "
             "stdout); `--items FILE --select item --key key` runs them.",
             group=OUTPUT,
+            allow_leading_hyphen=True,
         ),
     ] = None,
     storage: Storage = None,
