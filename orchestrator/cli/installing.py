@@ -37,7 +37,8 @@ def deploy(
 ) -> int:
     """Register the parent flow `orchestrate` on an existing Prefect: the form in its UI, schedules, `run --detach`.
 
-    Also the flows that look after jobs, each as `default`: `cleanup-jobs`, its daily schedule paused.
+    Also the flows that look after jobs, each as `default`: `control-job` (stop, pause, resume, scale), and
+    `cleanup-jobs`, its daily schedule paused.
     """
     facts = asyncio.run(_deploy(pool, name, storage, image, create_pool, _variables(job_variable)))
     if json:

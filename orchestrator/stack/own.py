@@ -44,4 +44,5 @@ PARENT = OwnDeployment("orchestrate/default", "orchestrator.flows.parent.orchest
 CLEANUP = OwnDeployment(
     "cleanup-jobs/default", "orchestrator.flows.cleanup.cleanup_flow", "30 4 * * *", {"dry_run": False}
 )
-OWN = (PARENT, CLEANUP)
+CONTROL = OwnDeployment("control-job/default", "orchestrator.flows.control.control_job_flow")
+OWN = (PARENT, CONTROL, CLEANUP)
