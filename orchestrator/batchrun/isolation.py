@@ -11,6 +11,8 @@ sent yet. Once they are through, the others run as always; if one of those kills
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +35,15 @@ class Order:
     killers: Sequence[Item]
     alone: Sequence[Item]
     together: Sequence[Item]
+
+
+def with_signal(how: str) -> str:
+    """ "Process exited with status code: -11" with the signal's name behind it: " (SIGSEGV)"."""
+    found = re.search(r"status code:? -(\d{1,3})$", how)
+    try:
+        return f"{how} ({signal.Signals(int(found[1])).name})" if found else how
+    except ValueError:
+        return how
 
 
 def order(items: Sequence[Item], died: Mapping[int, int | None], *, item_concurrency: int, appends: bool) -> Order:

@@ -143,7 +143,7 @@ class Performer:
         began, pause = loop.time(), 0.2
         while True:
             try:
-                reading = await self._io(self._read, batch, attempt, command.phase)
+                reading = await self._io(read_attempt, self._job, batch, attempt, command.phase, command.how)
                 stop = await self._io(self._job.folder.read_stop) if reading.reason is EndReason.STOPPED else None
             except (OrchestratorError, OSError) as e:
                 if loop.time() - began >= self._patience(e):
@@ -165,24 +165,25 @@ class Performer:
             return min(DAMAGED_SECONDS, times.store_patience)
         return min(STOPPING_SECONDS, times.store_patience) if self._stopping() else times.store_patience
 
-    def _read(self, batch: int, attempt: int, phase: Phase | None) -> Reading:
-        return read_attempt(self._job, batch, attempt, phase)
 
 
-def read_attempt(job: Job, batch: int, attempt: int, phase: Phase | None) -> Reading:
-    """What is known of an attempt that is over; of a flow that is not ours, its state speaks for its items."""
-    reading = _read_attempt(job, batch, attempt, phase)
+    Args:
+        how: How its run died, for the next attempt.
+    """
+    reading = _read_attempt(job, batch, attempt, phase, how)
     if (first := reading.counts.first_failure) is None:
         return reading
     # In the ledger a key is the user's data; here it is on its way to logs, pages and events.
     first = replace(first, key=job.mask(first.key), text=job.mask(first.text))
     return replace(reading, counts=replace(reading.counts, first_failure=first))
 
+def read_attempt(job: Job, batch: int, attempt: int, phase: Phase | None, how: str = "") -> Reading:
+    """What is known of an attempt that is over; of a flow that is not ours, its state speaks for its items.
 
-def _read_attempt(job: Job, batch: int, attempt: int, phase: Phase | None) -> Reading:
+def _read_attempt(job: Job, batch: int, attempt: int, phase: Phase | None, how: str) -> Reading:
     count, folder = job.batches[batch].count, job.folder
     if not job.pass_items.by_value:
-        return folder.close_attempt(batch, count, attempt)
+        return folder.close_attempt(batch, count, attempt, how)
     if phase is Phase.COMPLETED:
         return folder.close_by_value(batch, count, attempt, ItemOutcome.SUCCEEDED, None)
     if phase is Phase.FAILED:

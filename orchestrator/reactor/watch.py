@@ -21,6 +21,7 @@ from orchestrator.reactor.boundaries import Boundary, passed
 WAIT_SECONDS = 6 * 3600.0
 QUIET_SECONDS = 300.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 300.0  # between two waits for one child
+DIED_CHARS = 200  # most of how a run died
 logger = logging.getLogger(__name__)
 
 
@@ -160,4 +161,14 @@ class Watch:
 
 
 def _news(batch: int, attempt: int, run: Run) -> ev.RunSeen:
-    return ev.RunSeen(batch, attempt, run.phase, run.started, run.state_name)
+    return ev.RunSeen(batch, attempt, run.phase, run.started, run.state_name, _how_it_died(run))
+
+
+def _how_it_died(run: Run) -> str:
+    """ "Process exited with status code: -9": the first sentence of what Prefect says of a crash.
+
+    Source: prefect runner/_flow_run_executor.py, 3.8.8.
+    """
+    if run.phase is not Phase.CRASHED or not run.message:
+        return ""
+    return " ".join(run.message.split()).partition(". ")[0].rstrip(".")[:DIED_CHARS]

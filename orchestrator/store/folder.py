@@ -37,6 +37,7 @@ from orchestrator.store.reading import (
     list_batch,
     read_alive,
     read_end,
+    read_how,
     read_ledger,
     read_now,
     read_revoked,
@@ -252,12 +253,15 @@ class JobFolder:
 
     # Attempts
 
-    def close_attempt(self, batch: int, count: int, attempt: int) -> Reading:
+    def close_attempt(self, batch: int, count: int, attempt: int, how: str = "") -> Reading:
         """What there is of a batch once an attempt of it is over, final for that attempt.
 
         From its last word; without one, the attempt is given up: its records so far are counted and that number is
         written down, so that whatever its process still writes is ignored. Calling again gives the same.
         """
+
+        Args:
+            how: How its run died, in one masked line, for the attempt that comes after it; "" when that is not known.
         if not self.is_revoked(batch, attempt):
             end = self.read_end(batch, attempt)
             if end is not None and (end.says_all or attempt == 0):
@@ -270,7 +274,7 @@ class JobFolder:
                 return read_ledger(self.store, batch, start, count, files).reading(attempt)
             # Also for a last word whose numbers cannot be: the records themselves decide then.
             taken = read_ledger(self.store, batch, start, count, files).taken.get(attempt, 0)
-            record = encode_json({"format": layout.FORMAT, "records": taken})
+            record = encode_json({"format": layout.FORMAT, "records": taken, **({"how": how} if how else {})})
             self.store.put_new(layout.revoked(batch, attempt), record)
         files = list_batch(self.store, batch).before(attempt + 1)
         files.revoked.add(attempt)
@@ -340,6 +344,10 @@ class JobFolder:
         Args:
             files: Of that batch, from `attempts`.
         """
+    def how_it_died(self, batch: int, attempt: int) -> str | None:
+        """How the run of a given-up attempt died, in one line; None when nobody knew."""
+        return read_how(self.store, batch, attempt)
+
         end = self.read_end(batch, max(files.ended)) if files.ended else None
         if end is not None and end.uniform is None and end.says_all:
             return end.counts

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.core.model import Counts, Failure, ItemOutcome, Reading
-from orchestrator.errors import StoreCorruptError
+from orchestrator.errors import StorageError, StoreCorruptError
 from orchestrator.store import layout
 from orchestrator.store.jsonl import decode_json
 from orchestrator.store.primitives import Entry, Store
@@ -315,6 +315,37 @@ def _read_number(store: Store, name: str, field: str) -> int | None:
     """The whole number that a small object is there for; None when it is not there or makes no sense."""
     what = f"{store.url}/{name}"
     try:
+def read_recalled(store: Store, batch: int, attempt: int) -> tuple[str, bool] | None:
+    """Why the parent wanted an attempt's run to end, and whether for its silence; None when it did not say so.
+
+    One that cannot be read says so all the same: nobody else writes it.
+    """
+    name = layout.recalled(batch, attempt)
+    what = f"{store.url}/{name}"
+    try:
+        data = store.get(name, 0, layout.CONTROL_MAX_BYTES + 1)
+        if data is None:
+            return None
+        found = parse_object(data, what, layout.CONTROL_MAX_BYTES)
+        return " ".join(Fields(found, what).text("reason").split())[:300], found.get("silent") is True
+    except StoreCorruptError:
+        return "an earlier parent run gave it up", False
+
+
+def read_how(store: Store, batch: int, attempt: int) -> str | None:
+    """How the run of a given-up attempt died, in one line of at most 300 characters; None when nobody knew."""
+    name = layout.revoked(batch, attempt)
+    what = f"{store.url}/{name}"
+    data = store.get(name, 0, layout.CONTROL_MAX_BYTES + 1)
+    try:
+        if data is None:
+            return None
+        said = Fields(parse_object(data, what, layout.CONTROL_MAX_BYTES), what).text_or_none("how")
+    except StorageError:
+        return None
+    return " ".join(said.split())[:300] if said else None
+
+
         data = store.get(name, 0, layout.CONTROL_MAX_BYTES + 1)
         if data is None:
             return None

@@ -140,6 +140,7 @@ def _seen(state: State, batch: BatchState, phase: Phase, started: bool, state_na
     batch.phase, batch.state_name = phase, state_name or batch.state_name
     batch.started = batch.started or started or phase is Phase.RUNNING
     if phase.is_terminal:
+    batch.died = event.message or batch.died
         return close(state, batch, phase)
     return []
 
@@ -180,7 +181,7 @@ def on_progress(state: State, event: ev.Progressed) -> list[Command]:
 def close(state: State, batch: BatchState, phase: Phase | None) -> list[Command]:
     """The child is over (or given up): read the ledger."""
     state.move(batch, Stage.CLOSING)
-    return [ev.Close(batch.index, batch.attempt, phase)]
+    return [ev.Close(batch.index, batch.attempt, phase, batch.giving_up or batch.died)]
 
 
 def _closed(state: State, batch: BatchState, event: ev.Closed) -> list[Command]:
@@ -236,7 +237,8 @@ def _how_lost(batch: BatchState, reading: Reading) -> str:
         return f"its run ended early ({reading.reason.value.replace('_', ' ')})"
     if batch.phase is None:
         return "its run was deleted"
-    return f"its run ended as {batch.phase.value.title()} before all its items had an outcome"
+    how = f" ({batch.died})" if batch.died else ""
+    return f"its run ended as {batch.phase.value.title()} before all its items had an outcome{how}"
 
 
 def _try_again(state: State, batch: BatchState, reason: str) -> list[Command]:
@@ -262,6 +264,7 @@ def _is_worth_another(state: State, batch: BatchState) -> bool:
     """Whether an attempt was lost that is not one of the batch's retries."""
     reading = batch.reading
     if reading is None:
+    batch.died = ""
         return False
     if reading.reason is EndReason.LEASE_LOST:
         return True  # a parent that was silent for too long is no fault of the batch

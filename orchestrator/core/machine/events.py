@@ -20,7 +20,12 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """On resume: the folder shows that this attempt was over before this parent began; `phase` if Prefect knows it."""
+    """On resume: the folder shows that this attempt was over before this parent began.
+
+    Args:
+        phase: Its terminal state, if Prefect knows it.
+        recalled: Why an earlier parent wanted its run to end; None when none did.
+    """
 
     batch: int
     attempt: int
@@ -40,6 +45,21 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """On resume: an earlier parent wanted the run of this attempt to end, although the job goes on.
+
+    Args:
+        reason: Why, in its words.
+        silent: Because its process gave no sign of life.
+    """
+
+    batch: int
+    attempt: int
+    reason: str
+    silent: bool = False
+
+
 class SubmissionDeferred:
     """Prefect could not be asked to create it; nothing was created."""
 
@@ -82,6 +102,7 @@ class RunSeen:
     started: bool = False
     state_name: str = ""
 
+    message: str = ""  # how it died, in Prefect's words, when it crashed
 
 @dataclass(frozen=True, slots=True)
 class RunVanished:
@@ -244,8 +265,27 @@ class Cancel:
 @dataclass(frozen=True, slots=True)
 class Close:
     """Read what the ledger says of this attempt, and revoke it unless it ended by itself.
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Write down why this attempt is given up although the job goes on; then ask Prefect to cancel its run.
 
-    `phase` is the terminal state that was read; None when the run vanished or was not seen to end.
+    In this order: a parent that takes over meanwhile must not take our cancelling for somebody else's.
+
+    Args:
+        silent: Because its process gave no sign of life.
+    """
+
+    batch: int
+    attempt: int
+    run: RunId
+    reason: str
+    silent: bool = False
+
+
+
+    Args:
+        phase: The terminal state that was read; None when the run vanished or was not seen to end.
+        how: How it died, in one line; written down for the next attempt.
     """
 
     batch: int
@@ -254,6 +294,7 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
+    how: str = ""
 class WriteStop:
     """Write the stop into the job folder, before anything else happens."""
 

@@ -51,6 +51,7 @@ class BatchState:
         "ask_at",
         "attempt",
         "counts",
+        "died",
         "giving_up",
         "index",
         "outcome",
@@ -74,6 +75,7 @@ class BatchState:
         self.run: RunId | None = None
         self.phase: Phase | None = None
         self.state_name = ""
+        self.died = ""  # how its process died, in Prefect's words
         self.phase_since = 0.0
         self.started = False  # it has been Running at some time
         self.counts: Counts | None = None

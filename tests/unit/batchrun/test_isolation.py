@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.batchrun.door import NoDoor
-from orchestrator.batchrun.isolation import UNSENT_OUTCOMES, order
+from orchestrator.batchrun.isolation import UNSENT_OUTCOMES, order, with_signal
 from orchestrator.batchrun.run import run_batch
 from orchestrator.core.model import Item, ItemOutcome, Reading
 from tests.unit.batchrun.jobs import StagedJob, chosen
@@ -48,8 +50,13 @@ def test_an_item_that_was_alone_when_a_run_died_is_not_run_again():
 
 
 def deadly(value: dict[str, Any]) -> int:
-    if value.get("kills"):
-        os._exit(9)
+    match value.get("kills"):
+        case "signal":
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
+        case "segfault":
+            ctypes.string_at(0)
+        case True:
+            os._exit(9)
     with Path(value["trace"]).open("a") as trace:
         trace.write(f"{value['n']}\n")
     return int(value["n"])
@@ -70,7 +77,9 @@ def run_until_it_ends(job: StagedJob, concurrency: int, most: int = 9) -> list[R
         )
         process.start()
         process.join(60)
-        readings.append(job.folder.close_attempt(0, job.count, attempt))
+        readings.append(
+            job.folder.close_attempt(0, job.count, attempt, f"Process exited with status code: {process.exitcode}")
+        )
         if readings[-1].ended:
             return readings
     raise AssertionError(f"still dying after {most} attempts: {readings}")
@@ -86,8 +95,35 @@ def test_the_item_that_kills_its_run_is_failed_and_all_others_succeed(tmp_path: 
     failed = [index for index, record in outcomes.items() if record.outcome is ItemOutcome.FAILED]
     assert failed == [4]
     assert outcomes[4].error_type == "RunDiedError"
+    assert str(outcomes[4].error_text).endswith("Process exited with status code: 9")
     assert sum(record.outcome is ItemOutcome.SUCCEEDED for record in outcomes.values()) == 7
     assert [reading.suspect for reading in readings] == [None, None, 4, None]
+
+
+@pytest.mark.parametrize(("how", "name"), [("signal", "-9 (SIGKILL)"), ("segfault", "-11 (SIGSEGV)")])
+def test_the_item_that_killed_its_run_is_failed_with_the_way_it_died(tmp_path: Path, how: str, name: str):
+    values = [{"n": n, "kills": n == 1 and how, "trace": str(tmp_path / "trace")} for n in range(3)]
+    job = StagedJob(tmp_path / "job", values)
+    assert len(run_until_it_ends(job, 1)) == 4
+    records = list(job.folder.outcomes())
+    assert [record.outcome.value for record in records] == ["succeeded", "failed", "succeeded"]
+    said = "its run died while this item alone was in progress, as earlier runs had: Process exited with status code: "
+    assert records[1].error_text == said + name
+
+
+@pytest.mark.parametrize(
+    "word", [b"{}", b'{"format":1,"records":0,"how":7}', b'{"format":9}', b"\xff", b"x" * (2 << 20)]
+)
+def test_a_way_of_dying_that_makes_no_sense_is_none(tmp_path: Path, word: bytes):
+    job = StagedJob(tmp_path, [1])
+    assert job.folder.how_it_died(0, 0) is None
+    job.folder.store.put("b/0/a0.revoked", word)
+    assert job.folder.how_it_died(0, 0) is None
+
+
+@pytest.mark.parametrize("how", ["", "OOM killed", "Process exited with status code: 1", "status code: -999"])
+def test_what_is_no_signal_is_left_as_it_is(how: str):
+    assert with_signal(how) == how
 
 
 def test_two_such_items_are_found_one_after_the_other(tmp_path: Path):

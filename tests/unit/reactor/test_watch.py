@@ -29,6 +29,7 @@ class Records(MemoryGateway):
         self.news: list[Progress] = []
         self.away = False
         self.wait_raises: Exception | None = None
+        self.message: str | None = None
 
     async def read_runs(self, ids: Sequence[RunId]) -> Mapping[RunId, Run]:
         self.read_at.append(asyncio.get_running_loop().time())
@@ -38,7 +39,7 @@ class Records(MemoryGateway):
 
     def _run(self, id_: RunId) -> Run:
         phase = self.phases[id_]
-        return Run(id_, "a run", None, None, phase, phase.value.title())
+        return Run(id_, "a run", None, None, phase, phase.value.title(), message=self.message)
 
     async def read_progress(self, ids: Sequence[RunId]) -> Sequence[Progress]:
         return [news for news in self.news if run_of(news.batch) in ids]
@@ -90,6 +91,16 @@ def test_what_is_known_already_is_not_posted_again():
     posted = watched(gateway, play, 60)
     assert len(posted) == 3, "the name of their state, once each"
     assert all(isinstance(event, ev.RunSeen) for event in posted)
+
+
+def test_how_a_run_died_is_told_in_one_sentence_and_of_crashed_runs_alone():
+    play, gateway = flying(2, Phase.RUNNING)
+    gateway.message = "Process exited with status code: -9. Process exited due to a SIGKILL signal. Typically caused by"
+    gateway.phases = {run_of(0): Phase.CRASHED, run_of(1): Phase.FAILED}
+    posted = [event for event in watched(gateway, play, 10) if isinstance(event, ev.RunSeen)]
+    assert [(event.batch, event.message) for event in posted] == [(0, "Process exited with status code: -9"), (1, "")]
+    closes = [command for command in play.said if isinstance(command, ev.Close)]
+    assert [command.how for command in closes] == ["Process exited with status code: -9", ""]
 
 
 def test_a_run_that_is_not_returned_twice_in_a_row_is_gone():
