@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from orchestrator.core.machine import events as ev
-from orchestrator.core.model import Phase, Reading
+from orchestrator.core.model import EndReason, Phase, Reading
 from orchestrator.engine.gateway import Gateway, Run
 from orchestrator.reactor import Job
 from orchestrator.reactor.boundaries import Boundary, passed
@@ -55,45 +55,66 @@ def _recorded(job: Job, files: Mapping[int, AttemptFiles]) -> dict[int, Reading]
         if newest is not None and batch < len(job.batches) and newest in found.ended - found.revoked:
             wanted[batch] = newest
     readings = readings_before(job.folder.store, job.epoch, job.nonce, wanted) if wanted else {}
-    return {batch: reading for batch, reading in readings.items() if _fits(reading, job.batches[batch].count)}
+    return {batch: reading for batch, reading in readings.items() if _is_certain(job, batch, reading)}
 
 
-def _fits(reading: Reading, count: int) -> bool:
-    """Whether that can be what a last word said of a batch of so many items."""
+def _is_certain(job: Job, batch: int, reading: Reading) -> bool:
+    """Whether that is what a last word alone says of its batch, and would say again."""
+    count = job.batches[batch].count
     numbers = (reading.counts.succeeded, reading.counts.failed, reading.unknown, reading.not_started)
-    return reading.ended and reading.suspect is None and min(numbers) >= 0 and sum(numbers) == count
+    alone = reading.reason is not EndReason.REFUSED and reading.suspect is None and reading.damaged == 0
+    if job.pass_items.by_value:  # what settled nothing leaves the word to earlier attempts
+        alone = alone and reading.counts.settled == count
+    return reading.ended and alone and min(numbers) >= 0 and sum(numbers) == count
 
 
 async def _restore_page(
     job: Job, gateway: Gateway, page: range, files: Mapping[int, AttemptFiles], known: Mapping[int, Reading]
 ) -> list[ev.Event]:
-    over = {b: _newest_over(files[b]) for b in page if b in files}
-    current = {b: (attempt if attempt is not None else -1) + 1 for b, attempt in over.items()}
-    wanted = {b: job.key(b, current.get(b, 0)) for b in page}
-    # How a revoked attempt ended decides whether its batch may be tried again: cancelled by hand stays cancelled.
-    lost = {
-        b: job.key(b, attempt)
-        for b, attempt in over.items()
-        if attempt is not None and (attempt not in files[b].ended or job.pass_items.by_value)
+    over = {b: k for b in page if b in files and (k := _newest_over(files[b])) is not None}
+    current = {b: over.get(b, -1) + 1 for b in page}
+    wanted = {b: job.key(b, k) for b, k in current.items()}
+    readings = {b: reading for b, reading in known.items() if b in over}
+    if not job.pass_items.by_value:
+        readings |= await _read(job, {b: (k, None) for b, k in over.items() if b not in readings})
+    # How an attempt ended that leaves items to do decides whether they are tried again: cancelled by hand stays so.
+    unfinished = {
+        b: job.key(b, k)
+        for b, k in over.items()
+        if b not in readings or readings[b].counts.settled < job.batches[b].count
     }
-    runs = await _find(job, gateway, page, [*wanted.values(), *lost.values()])
+    runs = await _find(job, gateway, page, [*wanted.values(), *unfinished.values()])
     passed(Boundary.RESTORE_ASKED)
+    ended = {b: _phase(runs.get(key)) for b, key in unfinished.items()}
+    readings |= await _read(job, {b: (k, ended.get(b)) for b, k in over.items() if b not in readings})
+    recalled = await _recalled(job, [k for k in (*over.items(), *current.items()) if _has_mark(files, *k)])
     events: list[ev.Event] = []
-    restored = [(b, attempt) for b, attempt in over.items() if attempt is not None]
-    unread = [(b, attempt) for b, attempt in restored if b not in known]
-    read = await asyncio.gather(
-        *(asyncio.to_thread(read_attempt, job, b, k, _phase(runs.get(lost.get(b, "")))) for b, k in unread)
-    )
-    readings = {**known, **{b: reading for (b, _), reading in zip(unread, read, strict=True)}}
-    for b, attempt in restored:
-        reading = readings[b]
+    for b, attempt in over.items():
         # A next attempt exists: however this one ended, it was tried again.
-        ended = None if wanted[b] in runs else _phase(runs.get(lost.get(b, "")))
-        events.append(ev.Restored(b, attempt, reading, ended))
+        phase = None if wanted[b] in runs else ended.get(b)
+        events.append(ev.Restored(b, attempt, readings[b], phase, recalled.get((b, attempt), (None, False))[0]))
     for b, key in wanted.items():
         if (run := runs.get(key)) is not None:
-            events.append(ev.Submitted(b, current.get(b, 0), run.id, run.phase, run.started))
+            events.append(ev.Submitted(b, current[b], run.id, run.phase, run.started))
+            if (why := recalled.get((b, current[b]))) is not None:
+                events.append(ev.Recalled(b, current[b], *why))
     return events
+
+
+def _has_mark(files: Mapping[int, AttemptFiles], batch: int, attempt: int) -> bool:
+    return batch in files and attempt in files[batch].recalled
+
+
+async def _recalled(job: Job, attempts: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[str, bool]]:
+    """Why an earlier parent wanted the runs of these attempts to end, and whether for their silence."""
+    said = await asyncio.gather(*(asyncio.to_thread(job.folder.read_recalled, b, k) for b, k in attempts))
+    return {attempt: why for attempt, why in zip(attempts, said, strict=True) if why is not None}
+
+
+async def _read(job: Job, wanted: Mapping[int, tuple[int, Phase | None]]) -> dict[int, Reading]:
+    """What the ledgers say of attempts, by batch; each with its terminal state as far as that is known."""
+    read = (asyncio.to_thread(read_attempt, job, b, attempt, phase) for b, (attempt, phase) in wanted.items())
+    return dict(zip(wanted, await asyncio.gather(*read), strict=True))
 
 
 async def _find(job: Job, gateway: Gateway, page: range, keys: list[str]) -> dict[str, Run]:
@@ -111,4 +132,7 @@ def _newest_over(files: AttemptFiles) -> int | None:
 
 
 def _phase(run: Run | None) -> Phase | None:
+    """Its terminal state, read or certain: from Cancelling only Cancelled is accepted."""
+    if run is not None and run.phase is Phase.CANCELLING:
+        return Phase.CANCELLED
     return run.phase if run is not None and run.phase.is_terminal else None

@@ -32,6 +32,7 @@ of their own and end it there (a real one by SIGKILL, a simulated one by whateve
 | `BATCH_SETTLED` | a batch has its outcome | whatever comes next |
 | `STOP_WRITTEN` | a stop is in the folder | child runs are asked to cancel |
 | `DRAIN_WRITTEN` | a stop that lets child runs finish is in the folder | they are waited for |
+| `RECALL_WRITTEN` | why an attempt is given up is in the folder | its child run is asked to cancel |
 | `CANCEL_READY` | cancelling child runs was decided | the request is sent |
 | `CANCEL_SENT` | Prefect took the request | the child runs' ends are read |
 | `SPARED` | child runs were found running and left out of the request | the machine is told so |
@@ -77,6 +78,7 @@ class Boundary(StrEnum):
     BATCH_SETTLED = "batch settled"
     STOP_WRITTEN = "stop written"
     DRAIN_WRITTEN = "drain written"
+    RECALL_WRITTEN = "recall written"
     CANCEL_READY = "cancel ready"
     CANCEL_SENT = "cancel sent"
     SPARED = "spared"

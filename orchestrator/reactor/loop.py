@@ -186,6 +186,8 @@ class Reactor:
                 in_background(self._tasks, self._perform.resolve(command), self._failed)
             case ev.Cancel():
                 in_background(self._tasks, self._perform.cancel(command), self._failed)
+            case ev.Recall():
+                in_background(self._tasks, self._perform.recall(command), self._failed)
             case ev.Close(batch):
                 passed(Boundary.END_READ)
                 self._watch.forget(batch)

@@ -77,7 +77,7 @@ class Performer:
                 self._post(ev.SubmissionDeferred(batch, attempt))
                 return
             passed(Boundary.SUBMIT_READY)
-            run = await self._gateway.submit(submission)
+            run = await self._gateway.submit(submission, lambda: not self._stopping())
         except SubmissionUnknownError:
             passed(Boundary.SUBMIT_LOST)
             self._post(ev.SubmissionLost(batch, attempt))
@@ -136,6 +136,16 @@ class Performer:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
 
+    async def recall(self, command: ev.Recall) -> None:
+        """Write down why, then ask; where it cannot be written, a later parent may think that somebody else asked."""
+        batch, attempt = command.batch, command.attempt
+        try:
+            await self._io(self._job.folder.write_recalled, batch, attempt, command.reason, command.silent)
+        except (OrchestratorError, OSError) as e:
+            logger.debug("Why batch %d is given up cannot be written now: %s", batch + 1, e)
+        passed(Boundary.RECALL_WRITTEN)
+        await self.cancel(ev.Cancel((command.run,)))
+
     async def close(self, command: ev.Close) -> None:
         """Read what the ledger says; tried again while the job folder is away, for a bounded time."""
         batch, attempt = command.batch, command.attempt
@@ -166,6 +176,8 @@ class Performer:
         return min(STOPPING_SECONDS, times.store_patience) if self._stopping() else times.store_patience
 
 
+def read_attempt(job: Job, batch: int, attempt: int, phase: Phase | None, how: str = "") -> Reading:
+    """What is known of an attempt that is over; of a flow that is not ours, its state speaks for its items.
 
     Args:
         how: How its run died, for the next attempt.
@@ -177,8 +189,6 @@ class Performer:
     first = replace(first, key=job.mask(first.key), text=job.mask(first.text))
     return replace(reading, counts=replace(reading.counts, first_failure=first))
 
-def read_attempt(job: Job, batch: int, attempt: int, phase: Phase | None, how: str = "") -> Reading:
-    """What is known of an attempt that is over; of a flow that is not ours, its state speaks for its items.
 
 def _read_attempt(job: Job, batch: int, attempt: int, phase: Phase | None, how: str) -> Reading:
     count, folder = job.batches[batch].count, job.folder

@@ -40,6 +40,7 @@ from orchestrator.store.reading import (
     read_how,
     read_ledger,
     read_now,
+    read_recalled,
     read_revoked,
 )
 from orchestrator.store.records import (
@@ -258,10 +259,10 @@ class JobFolder:
 
         From its last word; without one, the attempt is given up: its records so far are counted and that number is
         written down, so that whatever its process still writes is ignored. Calling again gives the same.
-        """
 
         Args:
             how: How its run died, in one masked line, for the attempt that comes after it; "" when that is not known.
+        """
         if not self.is_revoked(batch, attempt):
             end = self.read_end(batch, attempt)
             if end is not None and (end.says_all or attempt == 0):
@@ -303,6 +304,15 @@ class JobFolder:
         """How many records of a given-up attempt count; None when it was not given up."""
         return read_revoked(self.store, batch, attempt)
 
+    def write_recalled(self, batch: int, attempt: int, reason: str, silent: bool) -> None:
+        """The parent wants the run of that attempt to end although the job goes on. The first reason stands."""
+        data = encode_json({"format": layout.FORMAT, "reason": reason, "silent": silent})
+        self.store.put_new(layout.recalled(batch, attempt), data)
+
+    def read_recalled(self, batch: int, attempt: int) -> tuple[str, bool] | None:
+        """Why the parent wanted the run of that attempt to end, and whether for its silence; None when it did not."""
+        return read_recalled(self.store, batch, attempt)
+
     def read_end(self, batch: int, attempt: int) -> EndRecord | None:
         """An attempt's last word; None when there is none, or none that can be read."""
         return read_end(self.store, batch, attempt)
@@ -334,6 +344,10 @@ class JobFolder:
         files = list_batch(self.store, batch).before(attempt)
         return {k: read_now(self.store, batch, k) for k in sorted(files.logs) if k not in files.ended}
 
+    def how_it_died(self, batch: int, attempt: int) -> str | None:
+        """How the run of a given-up attempt died, in one line; None when nobody knew."""
+        return read_how(self.store, batch, attempt)
+
     def attempts(self) -> dict[int, AttemptFiles]:
         """All that attempts left, by batch; one recursive listing. Batches without a trace are absent."""
         return files_by_batch(self.store.list(layout.BATCHES))
@@ -344,10 +358,6 @@ class JobFolder:
         Args:
             files: Of that batch, from `attempts`.
         """
-    def how_it_died(self, batch: int, attempt: int) -> str | None:
-        """How the run of a given-up attempt died, in one line; None when nobody knew."""
-        return read_how(self.store, batch, attempt)
-
         end = self.read_end(batch, max(files.ended)) if files.ended else None
         if end is not None and end.uniform is None and end.says_all:
             return end.counts
@@ -431,13 +441,6 @@ class JobFolder:
     def _object(self, name: str, max_bytes: int = layout.CONTROL_MAX_BYTES) -> dict[str, Any] | None:
         data = self.store.get(name, 0, max_bytes + 1)
         return None if data is None else parse_object(data, self._what(name), max_bytes)
-
-    def _has(self, name: str) -> bool:
-        """Whether there is something of that name; what cannot be read is there, and means what its name says."""
-        try:
-            return self.store.get(name, 0, 1) is not None
-        except StoreCorruptError:
-            return True
 
     def _has(self, name: str) -> bool:
         """Whether there is something of that name; what cannot be read is there, and means what its name says."""

@@ -32,7 +32,7 @@ INDEX_BATCHES = 10_000  # batches per index object
 
 _NONCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PART = re.compile(r"items/[A-Za-z0-9_-]{1,64}/part-\d{5,9}\.jsonl")
-_ATTEMPT = re.compile(r"b/(\d{1,12})/a(\d{1,6})(?:\.(\d{1,9}))?\.(jsonl|end|revoked|now|alive)")
+_ATTEMPT = re.compile(r"b/(\d{1,12})/a(\d{1,6})(?:\.(\d{1,9}))?\.(jsonl|end|revoked|recalled|now|alive)")
 _STAGED = re.compile(r"items/[A-Za-z0-9_-]{1,64}/(?:part|index)-\d{5,9}\.jsonl")
 _STOP = re.compile(r"stop(?:-\d{1,6})?\.json")
 _EVENTS = re.compile(r"events/(\d{1,12})(?:\.(\d{1,9}))?\.jsonl")
@@ -45,6 +45,7 @@ class Kind(StrEnum):
     LOG = "jsonl"
     END = "end"
     REVOKED = "revoked"
+    RECALLED = "recalled"
     NOW = "now"
     ALIVE = "alive"
 
@@ -119,6 +120,10 @@ def end(batch_index: int, attempt: int) -> str:
 
 def revoked(batch_index: int, attempt: int) -> str:
     return f"{BATCHES}{batch_index}/a{attempt}.revoked"
+
+
+def recalled(batch_index: int, attempt: int) -> str:
+    return f"{BATCHES}{batch_index}/a{attempt}.recalled"
 
 
 def now(batch_index: int, attempt: int) -> str:

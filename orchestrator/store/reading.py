@@ -39,6 +39,7 @@ class AttemptFiles:
     logs: dict[int, list[int]] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
     revoked: set[int] = field(default_factory=set)
+    recalled: set[int] = field(default_factory=set)
 
     @property
     def highest(self) -> int:
@@ -56,6 +57,7 @@ class AttemptFiles:
             {k: v for k, v in self.logs.items() if k < attempt},
             {k for k in self.ended if k < attempt},
             {k for k in self.revoked if k < attempt},
+            {k for k in self.recalled if k < attempt},
         )
 
 
@@ -181,6 +183,8 @@ def files_by_batch(entries: Iterable[Entry]) -> dict[int, AttemptFiles]:
             files.ended.add(name.attempt)
         elif name.kind is layout.Kind.REVOKED:
             files.revoked.add(name.attempt)
+        elif name.kind is layout.Kind.RECALLED:
+            files.recalled.add(name.attempt)
         elif name.kind is layout.Kind.LOG:
             segments = files.logs.setdefault(name.attempt, [])
             if name.segment is not None:
@@ -311,10 +315,6 @@ def read_revoked(store: Store, batch: int, attempt: int) -> int | None:
     return _read_number(store, layout.revoked(batch, attempt), "records")
 
 
-def _read_number(store: Store, name: str, field: str) -> int | None:
-    """The whole number that a small object is there for; None when it is not there or makes no sense."""
-    what = f"{store.url}/{name}"
-    try:
 def read_recalled(store: Store, batch: int, attempt: int) -> tuple[str, bool] | None:
     """Why the parent wanted an attempt's run to end, and whether for its silence; None when it did not say so.
 
@@ -346,6 +346,10 @@ def read_how(store: Store, batch: int, attempt: int) -> str | None:
     return " ".join(said.split())[:300] if said else None
 
 
+def _read_number(store: Store, name: str, field: str) -> int | None:
+    """The whole number that a small object is there for; None when it is not there or makes no sense."""
+    what = f"{store.url}/{name}"
+    try:
         data = store.get(name, 0, layout.CONTROL_MAX_BYTES + 1)
         if data is None:
             return None

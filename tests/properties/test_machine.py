@@ -141,6 +141,12 @@ class JobUnderChaos(RuleBasedStateMachine):
             if child.run in command.runs and not child.phase.is_terminal:
                 child.phase = Phase.CANCELLED if child.phase is Phase.SCHEDULED else Phase.CANCELLING
 
+    @precondition(lambda self: self.pending(ev.Recall))
+    @rule(data=st.data())
+    def why_an_attempt_is_given_up_is_written_and_its_cancel_asked_for(self, data):
+        command = self.take(data, ev.Recall)
+        self.commands.append(ev.Cancel((command.run,)))
+
     @precondition(lambda self: self.pending(ev.Close))
     @rule(data=st.data(), unreadable=st.integers(0, 19))
     def the_ledger_is_read(self, data, unreadable):

@@ -19,7 +19,8 @@ from orchestrator.engine.memory import SimulatedEngine
 from orchestrator.engine.simulated import INSTANT, TYPICAL, Latencies
 from orchestrator.engine.virtual import run as run_virtually
 from orchestrator.errors import ConfigurationError, JobConflictError, JobNotFoundError
-from orchestrator.reactor import Reactor
+from orchestrator.reactor import Reactor, boundaries
+from orchestrator.reactor.boundaries import Boundary
 from orchestrator.settings import Settings
 from orchestrator.testing import SimulatedBatches, Simulation, outcomes, simulate, simulate_on, take_over_on
 
@@ -451,6 +452,64 @@ def test_a_child_that_a_dead_parent_gave_up_was_not_cancelled_by_somebody_else(a
     check(simulation)
     assert simulation.report.items.succeeded == 60
     assert sum("/1/" in (run.key or "") for run in job.engine.runs()) == 2
+
+
+class Died(Exception):
+    """Ends a parent at a boundary."""
+
+
+def dies_at(boundary: Boundary, nth: int, monkeypatch: pytest.MonkeyPatch, job: Job, **request: Any) -> Simulation:
+    """A job whose parent dies at that pass of the boundary, taken over by a second one."""
+    passes = 0
+
+    def hook(at: Boundary) -> None:
+        nonlocal passes
+        passes += at is boundary
+        if at is boundary and passes == nth:
+            raise Died
+
+    storage = f"memory://dies-{boundary.name.lower()}-{nth}-{id(job)}"
+    wanted = {"batch_size": 5, "max_in_flight": 4, "job_id": "j", "storage": storage, **request}
+
+    async def whole() -> Simulation:
+        with monkeypatch.context() as patch:
+            patch.setattr(boundaries, "hook", hook)
+            with pytest.raises(Died):
+                await simulate_on(job.engine, range(20), **wanted)
+        job.engine.faults.still()
+        try:
+            return await take_over_on(job.engine, "j", storage)
+        finally:
+            await job.engine.shut_down()
+
+    return run_virtually(whole())
+
+
+@pytest.mark.parametrize(
+    "boundary",
+    [Boundary.RECALL_WRITTEN, Boundary.CANCEL_SENT, Boundary.END_READ, Boundary.ATTEMPT_CLOSED, Boundary.ATTEMPT_LOST],
+)
+def test_a_child_that_ran_too_long_for_a_dead_parent_is_tried_again_by_the_next(boundary, monkeypatch):
+    slow = {"first": True}
+
+    def seconds(item: int) -> float:
+        return 10_000.0 if item == 0 and slow.pop("first", False) else 0.1
+
+    job = Job(seconds=seconds)
+    nth = {Boundary.END_READ: 4, Boundary.ATTEMPT_CLOSED: 4}.get(boundary, 1)
+    simulation = dies_at(boundary, nth, monkeypatch, job, batch_timeout_seconds=60)
+    check(simulation)
+    assert (simulation.report.items.succeeded, simulation.report.batches.cancelled) == (20, 0)
+    assert not simulation.report.notes
+
+
+@pytest.mark.parametrize("boundary", [Boundary.END_READ, Boundary.ATTEMPT_CLOSED])
+def test_a_child_that_somebody_cancelled_stays_cancelled_when_the_parent_dies_then(boundary, monkeypatch):
+    job = Job(seconds=lambda item: 0.1 if item > 4 else 10.0, faults=fate_of(0, Fate(cancel_after=15.0)))
+    simulation = dies_at(boundary, 4, monkeypatch, job)
+    check(simulation)
+    assert (simulation.report.batches.cancelled, simulation.report.batches.completed) == (1, 3)
+    assert "was cancelled by someone else" in simulation.report.notes[0]
 
 
 def test_a_stop_that_a_dead_parent_wrote_is_carried_out_by_the_next():

@@ -83,6 +83,17 @@ def _submitted(state: State, batch: BatchState, event: ev.Submitted) -> list[Com
     return _seen(state, batch, event.phase, event.started, "")
 
 
+def _recalled(state: State, batch: BatchState, event: ev.Recalled) -> list[Command]:
+    if batch.stage is Stage.SETTLED or batch.run is None:
+        return []
+    batch.giving_up = event.reason
+    if batch.stage is not Stage.IN_FLIGHT:
+        return []
+    batch.silent_at = state.tally.now if event.silent else None
+    state.move(batch, Stage.STOPPING)
+    return [ev.Recall(batch.index, batch.attempt, batch.run, event.reason, event.silent)]  # it may not have been asked
+
+
 def _deferred(state: State, batch: BatchState, event: ev.SubmissionDeferred) -> list[Command]:
     if batch.stage in OVER:
         return []
@@ -129,6 +140,7 @@ def _refused(state: State, batch: BatchState, event: ev.SubmissionRefused) -> li
 def _run_seen(state: State, batch: BatchState, event: ev.RunSeen) -> list[Command]:
     if batch.stage in OVER:
         return []
+    batch.died = event.message or batch.died
     return _seen(state, batch, event.phase, event.started, event.state_name)
 
 
@@ -140,7 +152,6 @@ def _seen(state: State, batch: BatchState, phase: Phase, started: bool, state_na
     batch.phase, batch.state_name = phase, state_name or batch.state_name
     batch.started = batch.started or started or phase is Phase.RUNNING
     if phase.is_terminal:
-    batch.died = event.message or batch.died
         return close(state, batch, phase)
     return []
 
@@ -158,7 +169,7 @@ def _fell_silent(state: State, batch: BatchState, event: ev.FellSilent) -> list[
     batch.giving_up = f"its process gave no sign of life for {event.seconds:.0f} s"
     batch.silent_at = state.tally.now
     state.move(batch, Stage.STOPPING)
-    return [ev.Cancel((batch.run,))]
+    return [ev.Recall(batch.index, batch.attempt, batch.run, batch.giving_up, silent=True)]
 
 
 def on_progress(state: State, event: ev.Progressed) -> list[Command]:
@@ -189,7 +200,7 @@ def _closed(state: State, batch: BatchState, event: ev.Closed) -> list[Command]:
 
 
 def _restored(state: State, batch: BatchState, event: ev.Restored) -> list[Command]:
-    batch.attempt, batch.phase = event.attempt, event.phase
+    batch.attempt, batch.phase, batch.giving_up = event.attempt, event.phase, event.recalled
     return _decide(state, batch, event.reading)
 
 
@@ -253,6 +264,7 @@ def _try_again(state: State, batch: BatchState, reason: str) -> list[Command]:
     lost = batch.attempt
     batch.attempt += 1
     batch.run, batch.phase, batch.state_name, batch.started = None, None, "", False
+    batch.died = ""
     batch.sequence, batch.giving_up, batch.silent_at = -1, None, None
     batch.settled_before = batch.counts.settled if batch.counts else 0
     state.move(batch, Stage.WAITING)
@@ -264,7 +276,6 @@ def _is_worth_another(state: State, batch: BatchState) -> bool:
     """Whether an attempt was lost that is not one of the batch's retries."""
     reading = batch.reading
     if reading is None:
-    batch.died = ""
         return False
     if reading.reason is EndReason.LEASE_LOST:
         return True  # a parent that was silent for too long is no fault of the batch
@@ -339,6 +350,7 @@ def _where(batch: BatchState) -> str:
 _HANDLERS: dict[type, Callable[[State, BatchState, Any], list[Command]]] = {
     ev.Restored: _restored,
     ev.Submitted: _submitted,
+    ev.Recalled: _recalled,
     ev.SubmissionDeferred: _deferred,
     ev.SubmissionLost: _lost,
     ev.SubmissionRefused: _refused,

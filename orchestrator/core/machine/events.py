@@ -31,6 +31,7 @@ class Restored:
     attempt: int
     reading: Reading
     phase: Phase | None = None
+    recalled: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,6 @@ class Submitted:
     started: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 @dataclass(frozen=True, slots=True)
 class Recalled:
     """On resume: an earlier parent wanted the run of this attempt to end, although the job goes on.
@@ -60,6 +60,7 @@ class Recalled:
     silent: bool = False
 
 
+@dataclass(frozen=True, slots=True)
 class SubmissionDeferred:
     """Prefect could not be asked to create it; nothing was created."""
 
@@ -101,8 +102,8 @@ class RunSeen:
     phase: Phase
     started: bool = False
     state_name: str = ""
-
     message: str = ""  # how it died, in Prefect's words, when it crashed
+
 
 @dataclass(frozen=True, slots=True)
 class RunVanished:
@@ -200,6 +201,7 @@ Event = (
     Started
     | Restored
     | Submitted
+    | Recalled
     | SubmissionDeferred
     | SubmissionLost
     | SubmissionRefused
@@ -220,6 +222,7 @@ Event = (
 BatchEvent = (
     Restored
     | Submitted
+    | Recalled
     | SubmissionDeferred
     | SubmissionLost
     | SubmissionRefused
@@ -263,9 +266,6 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
-class Close:
-    """Read what the ledger says of this attempt, and revoke it unless it ended by itself.
-@dataclass(frozen=True, slots=True)
 class Recall:
     """Write down why this attempt is given up although the job goes on; then ask Prefect to cancel its run.
 
@@ -282,6 +282,9 @@ class Recall:
     silent: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Read what the ledger says of this attempt, and revoke it unless it ended by itself.
 
     Args:
         phase: The terminal state that was read; None when the run vanished or was not seen to end.
@@ -291,10 +294,10 @@ class Recall:
     batch: int
     attempt: int
     phase: Phase | None
+    how: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-    how: str = ""
 class WriteStop:
     """Write the stop into the job folder, before anything else happens."""
 
@@ -332,4 +335,4 @@ class StandDown:
     """Another parent owns the job: end without touching anything."""
 
 
-Command = Submit | Resolve | Cancel | Close | WriteStop | Settle | TryAgain | Finish | StandDown
+Command = Submit | Resolve | Cancel | Recall | Close | WriteStop | Settle | TryAgain | Finish | StandDown

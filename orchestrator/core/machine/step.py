@@ -123,7 +123,7 @@ def _on_time(state: State, event: ev.Ticked) -> list[Command]:
             # Nobody is left to end it. Given up before the next attempt exists: should it wake up, it ends itself.
             state.note(f"the child run of batch {index + 1} was not seen to end ({batch.giving_up}): run {batch.run}")
             state.move_by_time(batch, Stage.CLOSING)
-            commands.append(ev.Close(index, batch.attempt, None))
+            commands.append(ev.Close(index, batch.attempt, None, batch.giving_up or ""))
         elif batch.stage is Stage.UNKNOWN and batch.ask_at is not None and now >= batch.ask_at:
             batch.ask_at = None
             # Creating again under the same key is the surest question; after a stop only asking is allowed.
@@ -131,7 +131,7 @@ def _on_time(state: State, event: ev.Ticked) -> list[Command]:
         elif batch.stage is Stage.IN_FLIGHT and (reason := _too_long(state, batch, known_until)) is not None:
             batch.giving_up = reason
             state.move_by_time(batch, Stage.STOPPING)
-            commands += [ev.Cancel((batch.run,))] if batch.run else []
+            commands += [ev.Recall(index, batch.attempt, batch.run, reason)] if batch.run else []
     return commands
 
 

@@ -58,6 +58,7 @@ TABLE: dict[tuple[Stage, type], Row] = {
     (_U, ev.SubmissionRefused): _row("asked again and refused", _Z),
     #
     (_F, ev.Submitted): _row("two answers to one creation", _F, _C),
+    (_F, ev.Recalled): _row("a parent that takes over finds that its predecessor wanted it to end", _X),
     (_F, ev.RunSeen): _row("news of a child; a terminal state that was read ends it", _F, _C),
     (_F, ev.RunVanished): _row("its record was deleted: a wait would never return", _C),
     (_F, ev.FellSilent): _row("its process died with its worker, and nobody will ever say so", _F, _X),
@@ -72,6 +73,7 @@ TABLE: dict[tuple[Stage, type], Row] = {
     (_C, ev.SubmissionLost): _row("an answer that comes after the cancel deadline", _C),
     (_C, ev.SubmissionDeferred): _row("an answer that comes after the cancel deadline", _C),
     (_C, ev.SubmissionRefused): _row("an answer that comes after the cancel deadline", _C),
+    (_C, ev.Recalled): _row("a parent that takes over finds it over, and that its predecessor wanted that", _C),
     (_C, ev.RunSeen): _row("repeated news, or a run that Prefect let leave a terminal state: it is revoked", _C),
     (_C, ev.RunVanished): _row("its record was deleted after its end was read", _C),
     (_C, ev.FellSilent): _row("a process that is over says nothing", _C),

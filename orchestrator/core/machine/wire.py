@@ -11,7 +11,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from itertools import groupby
 from operator import attrgetter
@@ -30,6 +30,7 @@ EVENT_CODES: Mapping[type, str] = {
     ev.Started: "go",
     ev.Restored: "re",
     ev.Submitted: "su",
+    ev.Recalled: "rc",
     ev.SubmissionDeferred: "sd",
     ev.SubmissionLost: "sl",
     ev.SubmissionRefused: "sr",
@@ -37,6 +38,7 @@ EVENT_CODES: Mapping[type, str] = {
     ev.RunSeen: "rs",
     ev.RunVanished: "rv",
     ev.FellSilent: "fs",
+    ev.Recalled: "rc",
     ev.Spared: "sp",
     ev.Progressed: "pr",
     ev.Closed: "cl",
@@ -50,6 +52,8 @@ COMMAND_CODES: Mapping[type, str] = {
     ev.Submit: "S",
     ev.Resolve: "Q",
     ev.Cancel: "X",
+    ev.Recall: "R",
+    ev.Recall: "R",
     ev.Close: "C",
     ev.WriteStop: "W",
     ev.Settle: "Z",
@@ -77,6 +81,10 @@ class Header:
     version: str = ""
     epoch: int = 1
     nonce: str = ""
+
+    def bare(self) -> Header:
+        """The same without what belongs to one job."""
+        return replace(self, nonce="")
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -122,7 +122,7 @@ def test_a_child_that_stays_pending_is_cancelled_and_its_batch_tried_again():
     assert play.wait(10_000) == [], "waiting for a place is not starting"
     play.seen(Phase.PENDING)
     assert play.wait(60) == []
-    assert play.wait(0.1) == [ev.Cancel((run_of(0),))]
+    assert play.wait(0.1) == [ev.Recall(0, 0, run_of(0), "it did not start within 60 s of Pending")]
     assert play.wait(100) == [], "asked once"
     said = play.ends(lost(0, 0, 1), phase=Phase.CANCELLED)
     assert ev.Submit(0, 1) in said
@@ -153,7 +153,7 @@ def test_each_phase_has_its_own_clock():
     play.seen(Phase.RUNNING)
     assert play.wait(50) == []
     play.seen(Phase.RUNNING)
-    assert play.wait(11) == [ev.Cancel((run_of(0),))]
+    assert play.wait(11) == [ev.Recall(0, 0, run_of(0), "it ran longer than batch_timeout_seconds=60")]
 
 
 def test_time_never_goes_back():
@@ -238,6 +238,45 @@ def test_a_stop_from_before_is_carried_out_by_the_next_parent():
     assert play.state.verdict is Verdict.TRIPPED
 
 
+def test_what_a_dead_parent_wanted_to_end_was_not_cancelled_by_somebody_else():
+    reason = "it ran longer than batch_timeout_seconds=60"
+    for recalled, outcome in ((reason, [None]), (None, ["cancelled"])):
+        play = Play(2, started=False)
+        play.play(ev.Restored(0, 0, lost(0, 2), Phase.CANCELLED, recalled))
+        play.play(ev.Started())
+        assert outcomes(play) == outcome
+        assert play.state.batches[0].attempt == (1 if recalled else 0)
+
+
+@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.CANCELLING])
+def test_a_child_that_a_dead_parent_wanted_to_end_is_asked_again_and_its_batch_tried_again(phase):
+    reason = "it ran longer than batch_timeout_seconds=60"
+    play = Play(2, started=False)
+    play.play(ev.Submitted(0, 0, run_of(0), phase, started=True))
+    assert play.play(ev.Recalled(0, 0, reason)) == [ev.Recall(0, 0, run_of(0), reason)]
+    assert play.stage() is Stage.STOPPING
+    play.play(ev.Started())
+    said = play.ends(lost(0, 2), phase=Phase.CANCELLED)
+    assert [c.reason for c in said if isinstance(c, ev.TryAgain)] == [reason]
+
+
+def test_a_child_that_is_over_as_a_dead_parent_wanted_is_tried_again():
+    play = Play(2, started=False)
+    assert ev.Close(0, 0, Phase.CANCELLED) in play.play(ev.Submitted(0, 0, run_of(0), Phase.CANCELLED, started=True))
+    assert play.play(ev.Recalled(0, 0, "it was silent", silent=True)) == []
+    play.play(ev.Started())
+    assert [c.reason for c in play.closed(lost(0, 2)) if isinstance(c, ev.TryAgain)] == ["it was silent"]
+
+
+def test_a_silent_child_of_a_dead_parent_is_given_up_at_the_cancel_deadline():
+    play = Play(2, started=False)
+    play.play(ev.Submitted(0, 0, run_of(0), Phase.RUNNING, started=True))
+    play.play(ev.Recalled(0, 0, "it was silent", silent=True))
+    play.play(ev.Started())
+    assert play.wait(29) == []
+    assert play.wait(2) == [ev.Close(0, 0, None, "it was silent")]
+
+
 def test_time_before_the_start_is_neither_elapsed_nor_a_stall():
     play = Play(1, started=False)
     play.now = 500.0
@@ -310,9 +349,10 @@ def test_an_attempt_that_the_parents_silence_ended_is_not_one_of_the_retries():
 def test_a_child_without_a_sign_of_life_is_asked_to_cancel_and_given_up_at_the_cancel_deadline():
     play = Play(3, 3, max_in_flight=1)
     play.submitted(0, Phase.RUNNING)
-    assert play.play(ev.FellSilent(0, 0, 95.2)) == [ev.Cancel((run_of(0),))]
+    reason = "its process gave no sign of life for 95 s"
+    assert play.play(ev.FellSilent(0, 0, 95.2)) == [ev.Recall(0, 0, run_of(0), reason, silent=True)]
     assert play.wait(29) == []
-    assert play.wait(2) == [ev.Close(0, 0, None)]
+    assert play.wait(2) == [ev.Close(0, 0, None, reason)]
     play.closed(lost(1, 2))
     assert [c.reason for c in play.said if isinstance(c, ev.TryAgain)] == ["its process gave no sign of life for 95 s"]
     assert play.state.batches[0].attempt == 1

@@ -146,6 +146,7 @@ def _cases() -> list[Case]:
         Case("its end was read", in_flight, ev.RunSeen(0, 0, over), f, c),
         Case("it was deleted", in_flight, ev.RunVanished(0, 0), f, c),
         Case("its process is gone", in_flight, ev.FellSilent(0, 0, 95.0), f, x),
+        Case("an earlier parent wanted its end", in_flight, ev.Recalled(0, 0, "too long"), f, x),
         Case("it does not run yet, or any more", lambda: in_flight(Phase.PENDING), ev.FellSilent(0, 0, 95.0), f, f),
         #
         Case("a second answer while it is cancelled", stopping, ev.Submitted(0, 0, ours, Phase.CANCELLING), x, x),
@@ -162,6 +163,7 @@ def _cases() -> list[Case]:
         Case("refused, after the deadline", late, refused, c, c),
         Case("it leaves a terminal state", closing, ev.RunSeen(0, 0, running), c, c),
         Case("deleted after its end", closing, ev.RunVanished(0, 0), c, c),
+        Case("it is over, as an earlier parent wanted", closing, ev.Recalled(0, 0, "too long"), c, c),
         Case("no sign of life after its end", closing, ev.FellSilent(0, 0, 95.0), c, c),
         Case("all its items are over", closing, ev.Closed(0, 0, done(3)), c, z),
         Case("the attempt was lost", closing, ev.Closed(0, 0, lost(1, 2)), c, w),
@@ -272,6 +274,7 @@ def test_a_batch_does_not_move_by_itself_where_the_table_has_no_row():
 EVENTS: list[ev.Event] = [
     ev.Restored(0, 0, done(3)),
     ev.Submitted(0, 0, run_of(0), Phase.RUNNING),
+    ev.Recalled(0, 0, "too long"),
     ev.SubmissionDeferred(0, 0),
     ev.SubmissionLost(0, 0),
     ev.SubmissionRefused(0, 0, "no"),
