@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -205,6 +205,27 @@ def check(watched: Watched, report: Report, *, max_in_flight: int | None = None)
     if max_in_flight is not None:
         assert watched.most_at_once() <= max_in_flight
         assert report.max_in_flight_seen <= max_in_flight
+
+
+def check_runs(watched: Watched, allowed: Sequence[tuple[int, int]], twice: Collection[int] = ()) -> None:
+    """What must hold of the child runs of a job whose parents died.
+
+    No two of them for one attempt of a batch; none that nobody asked for; all are over; no item was begun twice unless
+    it was in progress when its run died.
+
+    Args:
+        allowed: (batch, attempt) of each run there may be.
+        twice: Items that may have been begun twice.
+    """
+    runs = watched.children()
+    keys = [tuple(int(n) for n in run["idempotency_key"].split("/")[-2:]) for run in runs]
+    assert len(set(keys)) == len(keys), f"two runs for one attempt: {keys}"
+    assert set(keys) <= set(allowed), f"runs that nobody asked for: {set(keys) - set(allowed)}"
+    left = [(run["name"], run["state_type"]) for run in runs if run["state_type"] not in TERMINAL]
+    assert not left, f"still there: {left}"
+    begun = Counter(watched.started())
+    again = {index for index, count in begun.items() if count > 1}
+    assert again <= set(twice), f"items that were begun twice: {again}"
 
 
 def start(stack: Stack, parameters: dict[str, Any], *, deployment: str = "orchestrate/default") -> str:
