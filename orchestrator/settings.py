@@ -81,6 +81,10 @@ class Settings(BaseSettings):
         default=(),
         description="Names of environment variables whose values are masked in all that is written, comma separated.",
     )
+    record_events: bool = Field(
+        default=True,
+        description="Whether a parent run records its events in the job folder, for `replay` and `resume`.",
+    )
     python_sources: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Modules that `python:` sources of a deployed parent may name, comma separated."
     )

@@ -29,7 +29,7 @@ from orchestrator.errors import AttemptTakenError, InternalError, OrchestratorEr
 from orchestrator.flows.prepare import Prepared, prepare, take_over
 from orchestrator.flows.request import make_spec
 from orchestrator.flows.restore import restore
-from orchestrator.reactor import JobView, Reactor
+from orchestrator.reactor import JobView, Reactor, Recorder
 from orchestrator.reactor.perform import Io
 from orchestrator.settings import Settings
 from orchestrator.store import Counting, EndRecord, JobFolder, Ledger, OutcomeRecord, as_source
@@ -224,13 +224,13 @@ async def _run(
         restored=await restore(prepared.job, gateway) if prepared.resumed else (),
         max_waits=prepared.settings.max_waits,
         io=Io(inline=True),
+        recorder=Recorder(prepared.job) if prepared.settings.record_events else None,
     )
     if on_reactor is not None:
         on_reactor(reactor)
     return Simulation(await reactor.run(), folder, engine, loop.time() - began)
 
 
-def _closed(folder: JobFolder, reference: BatchReference) -> EndReason | None:
 async def _say_alive(folder: JobFolder, reference: BatchReference) -> None:
     """A child's sign of life, as its fence writes it."""
     period, counter = folder.read_job().spec["child"].get("alive_seconds") or 0, 0
@@ -243,6 +243,7 @@ async def _say_alive(folder: JobFolder, reference: BatchReference) -> None:
         await asyncio.sleep(period)
 
 
+def _closed(folder: JobFolder, reference: BatchReference) -> EndReason | None:
     """Why a child may not go on, as its fence would find."""
     stop = folder.read_stop()
     if stop is not None and stop.mode is StopMode.CANCEL:

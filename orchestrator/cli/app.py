@@ -11,7 +11,7 @@ from typing import NoReturn
 import cyclopts
 from pydantic import ValidationError
 
-from orchestrator.cli import cleaning, controls, demo, installing, looking, running, stacks
+from orchestrator.cli import cleaning, controls, demo, installing, looking, replaying, running, stacks
 from orchestrator.cli.terminal import INTERRUPTED, error_line, say
 from orchestrator.errors import OrchestratorError
 from orchestrator.settings import Settings, settings_error
@@ -32,12 +32,12 @@ def make_app() -> cyclopts.App:
     )  # fmt: skip
     set_up: tuple[Callable[..., int], ...] = (
         installing.deploy, installing.doctor, stacks.up, demo.demo, controls.scale, controls.pause, cleaning.cleanup,
+        replaying.replay,
     )  # fmt: skip
     for command in jobs:
         app.command(command, group=everyday)
     for command in set_up:
         app.command(command, group=operator)
-    # Their places; they come with later versions: replay (operator).
     return app
 
 

@@ -26,7 +26,7 @@ from orchestrator.flows.plan import Plan, plan
 from orchestrator.flows.prepare import Prepared, check_shared, prepare, storage_root, take_over
 from orchestrator.flows.request import JobSpec, Limits, make_spec
 from orchestrator.flows.restore import restore
-from orchestrator.reactor import JobThread, JobView, Reactor
+from orchestrator.reactor import JobThread, JobView, Reactor, Recorder
 from orchestrator.settings import Settings
 from orchestrator.store import Source, SourcePolicy, as_source
 
@@ -246,6 +246,7 @@ class Call:
             return Reactor(
                 prepared.job, gateway, log=self.log, on_view=self.on_progress, restored=restored,
                 max_waits=self.settings.max_waits,
+                recorder=Recorder(prepared.job) if self.settings.record_events else None,
             )  # fmt: skip
 
         return JobThread(prepared.job, prepared.heart, self.open_gateway, make, self.log)
@@ -300,7 +301,7 @@ async def run_async(call: Call, prepared: Prepared) -> Report:
             thread.abandon()
         else:
             _request(thread, call)
-            await asyncio.wait([ended], timeout=PARENT_CANCELLED_SECONDS)
+            await _settled_within(ended, PARENT_CANCELLED_SECONDS)
         _silence(ended)
         raise
 
@@ -328,6 +329,17 @@ def _run_sync(call: Call, prepared: Prepared) -> Report:
 def _request(thread: JobThread, call: Call) -> None:
     call.log.warning("This run was cancelled: stopping its child runs.")
     thread.request_stop(call.stop())
+
+
+async def _settled_within(ended: asyncio.Future[Report], seconds: float) -> None:
+    """Wait for the job's end, at most so long; whoever cancels again does not cut that short."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while not ended.done() and (left := deadline - loop.time()) > 0:
+        try:
+            await asyncio.wait([ended], timeout=left)
+        except asyncio.CancelledError:
+            continue  # the first one is raised in the end
 
 
 def _wait(future: Future[Report], seconds: float) -> None:

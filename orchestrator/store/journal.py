@@ -8,6 +8,7 @@ missing. A chunk whose writing failed half-way is written again, and its numbers
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class JournalWriter:
         Raises:
             StoreUnavailableError: it was not written; the same events may be given again.
         """
-        data = self._chunk(events)
+        data = self._chunk_of(events)
         if not self._store.appends:
             self._store.put(layout.events(self._header.epoch, self._segment), data)
             self._segment += 1
@@ -65,13 +66,23 @@ class JournalWriter:
             self._torn = False
         self._begun, self._next = True, events[-1].number + 1
 
-    def _chunk(self, events: Sequence[Recorded]) -> bytes:
-        lines = [] if self._begun else [encode_json(self._header.to_json(), parsed=True)]
-        if lost := events[0].number - self._next:
-            lines.append(encode_json({"lost": lost}, parsed=True))
-        lines += filter(None, map(_line, events))
-        lines.append(encode_json({"lines": len(lines), "sum": _sum(lines)}, parsed=True))
-        return b"\n".join(lines) + b"\n"
+    def _chunk_of(self, events: Sequence[Recorded]) -> bytes:
+        return chunk(events, header=None if self._begun else self._header, lost=events[0].number - self._next)
+
+
+def chunk(events: Sequence[Recorded], *, header: Header | None, lost: int = 0) -> bytes:
+    """The lines of a chunk.
+
+    Args:
+        header: Stands before the first chunk.
+        lost: Events before these that could not be written.
+    """
+    lines = [] if header is None else [encode_json(header.to_json(), parsed=True)]
+    if lost:
+        lines.append(encode_json({"lost": lost}, parsed=True))
+    lines += filter(None, map(_line, events))
+    lines.append(encode_json({"lines": len(lines), "sum": _sum(lines)}, parsed=True))
+    return b"\n".join(lines) + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +265,14 @@ def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
         yield rest
 
 
-def file_lines(file: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of an open file."""
-    return (line.removesuffix(b"\n") for line in file)
+def file_lines(path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """The lines of a file of this machine.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        yield from _lines(iter(lambda: file.read(BLOCK_BYTES), b""))
 
 
 def _chunks(lines: Iterable[bytes]) -> Iterator[tuple[list[bytes], bool]]:
