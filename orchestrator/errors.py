@@ -118,6 +118,14 @@ class JobConflictError(ConfigurationError):
         self.differences = dict(differences or {})
 
 
+class JobTakenOverError(JobConflictError):
+    """Another parent run took the job over while this one ran it: this one acts no more, and the job goes on."""
+
+    def __init__(self, message: str) -> None:
+        ConfigurationError.__init__(self, message)  # no field of the request is to blame
+        self.differences = {}
+
+
 class DeploymentNotFoundError(ConfigurationError):
     """No deployment of that name; `near` holds the most similar names that exist."""
 

@@ -24,7 +24,7 @@ from orchestrator.core.report import Report
 from orchestrator.engine.context import outermost_run, run_logger
 from orchestrator.engine.masking import mask
 from orchestrator.engine.refusing import refusing_flow
-from orchestrator.errors import ConfigurationError, OrchestratorError
+from orchestrator.errors import ConfigurationError, JobTakenOverError, OrchestratorError
 from orchestrator.flows.call import Call, make_call, run_async
 from orchestrator.flows.form import (
     AdvancedField,
@@ -147,6 +147,8 @@ async def orchestrate_flow(
             call = make_call(request, policy=policy)
             prepared = await call.prepare(asked.items)
         report = await run_async(call, prepared)
+    except JobTakenOverError as e:
+        return Failed(message=mask(str(e), settings.masked_env), name="TakenOver")  # the log has said so
     except ConfigurationError as e:
         return _refused(e, settings.masked_env)
     return final_state(report)

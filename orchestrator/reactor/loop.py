@@ -14,7 +14,7 @@ from orchestrator.core.machine.table import Stage
 from orchestrator.core.model import BatchOutcome, StopCause, StopMode, StopRecord, Verdict
 from orchestrator.core.report import Report, build_report
 from orchestrator.engine.gateway import Gateway
-from orchestrator.errors import JobConflictError, OrchestratorError, StoreUnavailableError
+from orchestrator.errors import JobTakenOverError, OrchestratorError, StoreUnavailableError
 from orchestrator.reactor.boundaries import Boundary, passed
 from orchestrator.reactor.children import Watched
 from orchestrator.reactor.job import Job
@@ -95,7 +95,7 @@ class Reactor:
         """Run the job to its end.
 
         Raises:
-            JobConflictError: another parent took the job over meanwhile; nothing was touched since.
+            JobTakenOverError: another parent took the job over meanwhile; nothing was touched since.
         """
         self._began = asyncio.get_running_loop().time()
         if self._recorder is not None:
@@ -366,9 +366,7 @@ class Reactor:
 
     async def _finish(self) -> Report:
         if self.state.stood_down:
-            raise JobConflictError(
-                f"job {self._job.id!r} was taken over by another parent run; this one ends without touching it"
-            )
+            raise await self._taken_over()
         await self._last_answers()
         if self._recorder is not None:
             await self._recorder.close()
@@ -399,7 +397,7 @@ class Reactor:
 
         async def write() -> None:
             if await self._io(self._job.folder.is_superseded, self._job.epoch):
-                raise JobConflictError(f"job {self._job.id!r} was taken over by another parent run at its end")
+                raise await self._taken_over()
             await self._io(self._job.folder.write_report, report.to_json())
             passed(Boundary.REPORT_WRITTEN)
 
@@ -410,6 +408,15 @@ class Reactor:
             note = f"the report could not be written: {e}; `orchestrator resume {self._job.id}` writes it"
             return replace(report, notes=(*report.notes, note))
         return report
+
+    async def _taken_over(self) -> JobTakenOverError:
+        """One line for people: which job, and who has it now."""
+        successor = await self._notices.successor()
+        if successor is None:  # a cancelled parent that abandons its job
+            return JobTakenOverError(f"job {self._job.id!r} was left to its child runs")
+        text = f"job {self._job.id!r} was taken over by {successor}; this run leaves it alone from now on"
+        self._log.warning("%s", text[0].upper() + text[1:])
+        return JobTakenOverError(text)
 
     async def _last_answers(self) -> None:
         """A creation still in the air may yet come down: if it does, its child is cancelled."""

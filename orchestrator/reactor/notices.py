@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.core.machine import State
 from orchestrator.core.machine import events as ev
 from orchestrator.core.machine.controls import read_control
 from orchestrator.core.model import StopMode, StopRecord
+from orchestrator.errors import OrchestratorError
 from orchestrator.reactor.job import Job
 from orchestrator.reactor.perform import Io
 
@@ -44,6 +46,24 @@ class Notices:
             found.append(event)
         return found
 
+    async def successor(self) -> str | None:
+        """Who took the job over, as that parent named itself; None when nobody did."""
+        folder, newer = self._job.folder, self._job.epoch + 1
+        try:
+            if not await self._io(folder.is_superseded, self._job.epoch):
+                return None
+            return _named(await self._io(folder.read_parent, newer))
+        except (OrchestratorError, OSError):
+            return _named({})
+
     def _knows(self, record: StopRecord) -> bool:
         return self._state.stop is not None and (self._state.cancelling or record.mode is StopMode.DRAIN)
 
+
+def _named(who: Mapping[str, Any]) -> str:
+    """A parent as it named itself in the folder; nothing of that is longer than it should be."""
+    run, pid, host = (" ".join(str(who[k]).split())[:80] if who.get(k) else "" for k in ("run", "pid", "host"))
+    process = f"process {pid} on {host}" if pid and host else ""
+    if run:
+        return f"parent run {run} ({process})" if process else f"parent run {run}"
+    return process or "another parent run"

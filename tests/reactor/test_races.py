@@ -6,6 +6,7 @@ Each test is one row of the machine's table (or one promise of the design) as it
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from orchestrator.engine.faults import Fate, Faults, ProgressFault, SubmitFault,
 from orchestrator.engine.memory import SimulatedEngine
 from orchestrator.engine.simulated import INSTANT, TYPICAL, Latencies
 from orchestrator.engine.virtual import run as run_virtually
-from orchestrator.errors import ConfigurationError, JobConflictError, JobNotFoundError
+from orchestrator.errors import ConfigurationError, JobConflictError, JobNotFoundError, JobTakenOverError
 from orchestrator.reactor import Reactor, boundaries
 from orchestrator.reactor.boundaries import Boundary
 from orchestrator.settings import Settings
@@ -532,7 +533,7 @@ def test_a_stop_that_a_dead_parent_wrote_is_carried_out_by_the_next():
     assert job.engine.created_after(30.0) == 0
 
 
-def test_the_older_of_two_parents_stands_down():
+def test_the_older_of_two_parents_stands_down(caplog):
     job = Job()
     storage = f"memory://two-{id(job)}"
     wanted = {"batch_size": 5, "max_in_flight": 4, "job_id": "j", "storage": storage}
@@ -544,8 +545,11 @@ def test_the_older_of_two_parents_stands_down():
         (ended,) = await asyncio.gather(first, return_exceptions=True)
         return ended, second
 
-    ended, simulation = run_virtually(whole())
-    assert isinstance(ended, JobConflictError)
+    with caplog.at_level(logging.WARNING, "orchestrator.testing"):
+        ended, simulation = run_virtually(whole())
+    assert isinstance(ended, JobTakenOverError)
+    assert "job 'j' was taken over by process" in str(ended)
+    assert [r.getMessage().lower() for r in caplog.records if "taken over" in r.getMessage()] == [str(ended).lower()]
     check(simulation)
     assert simulation.report.items.succeeded == 60
     assert set(job.starts.values()) == {1}

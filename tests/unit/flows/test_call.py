@@ -196,6 +196,27 @@ def test_a_cancelled_caller_stops_the_job_and_leaves_a_report(children):
     assert report["items"]["not_started"] > 0
 
 
+def test_a_caller_that_is_cancelled_again_and_again_settles_all_the_same(children):
+    children["seconds"] = 0.05
+    where = f"memory://call-{next(_numbers)}"
+    condition = started(where)
+
+    async def whole() -> None:
+        task = asyncio.ensure_future(orchestrate(**wanted(items=range(500), storage=where, job_id="j")))
+        while not condition():
+            await asyncio.sleep(0.01)
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0.02)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(whole())
+    report = JobFolder(f"{where}/j").read_report()
+    assert report is not None
+    assert report["verdict"] == "cancelled"
+
+
 def test_a_cancelled_caller_may_abandon_its_children(children):
     children["seconds"] = 0.05
     where = f"memory://call-{next(_numbers)}"
