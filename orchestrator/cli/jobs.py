@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.core.machine.controls import Standing
-from orchestrator.errors import ConfigurationError, JobNotFoundError, OrchestratorError
+from orchestrator.errors import JobNotFoundError
 from orchestrator.settings import Settings
-from orchestrator.store import JobFolder, absolute_url, job_folder_url, open_store
-from orchestrator.store.layout import JOB
+from orchestrator.store import JobFolder, absolute_url, job_folder_url
+from orchestrator.store.inventory import FolderFacts, FolderKind, look
 
 
 def storage_root(storage: str | None) -> str:
@@ -45,20 +44,10 @@ def open_job(job_id: str, storage: str | None) -> JobFolder:
     return folder
 
 
-def all_jobs(storage: str | None) -> Iterator[JobFolder]:
+def all_jobs(storage: str | None) -> list[FolderFacts]:
     """The jobs of a storage, the newest first; what cannot be read is left out."""
-    root = storage_root(storage)
-    store = open_store(root)
-    names = {entry.name.split("/")[0] for entry in store.list() if entry.name.endswith(f"/{JOB}")}
-    folders = []
-    for name in names:
-        try:
-            folder = JobFolder(job_folder_url(root, name))
-            folders.append((folder.read_job().created, folder))
-        except (ConfigurationError, OrchestratorError):
-            continue  # not a job of ours, or of a newer version
-    for _, folder in sorted(folders, key=lambda pair: pair[0], reverse=True):
-        yield folder
+    jobs = [facts for facts in look(storage_root(storage)) if facts.kind is FolderKind.JOB]
+    return sorted(jobs, key=lambda facts: facts.record.created if facts.record else "", reverse=True)
 
 
 def who() -> str:

@@ -19,6 +19,7 @@ from orchestrator.store import JobFolder, encode_json
 from orchestrator.store.chains import Chain, follow
 from orchestrator.store.controls import ask_to_stop, change, parent_is_alive, standing
 from orchestrator.store.deadletter import write_dead_letter
+from orchestrator.store.inventory import FolderFacts
 from orchestrator.store.retries import LEFT, living_retries
 
 Outcome = Literal["succeeded", "failed", "unknown", "not_started", "all"]
@@ -51,7 +52,7 @@ def status(job: JobArgument | None = None, /, *, storage: Storage = None, json: 
 
 
 def _list(storage: str | None, json: bool) -> int:
-    found = [_status_or_damage(folder) for folder in all_jobs(storage)]
+    found = [_status_or_damage(facts) for facts in all_jobs(storage)]
     if json:
         give_json(found)
     elif not found:
@@ -62,10 +63,12 @@ def _list(storage: str | None, json: bool) -> int:
     return 0
 
 
-def _status_or_damage(folder: JobFolder) -> dict[str, Any]:
-    """One job of many: what is wrong with it must not hide the others."""
+def _status_or_damage(seen: FolderFacts) -> dict[str, Any]:
+    """One job of many: what is wrong with it must not hide the others, and nothing is waited for."""
+    folder = JobFolder(seen.url)
     try:
-        return job_status(folder, watch=False)
+        silence = None if seen.sign_of_life is None else time.time() - seen.sign_of_life
+        return job_status(folder, watch=False, alive=None if silence is None else silence <= seen.lease_seconds)
     except OrchestratorError as e:
         record = folder.read_job()
         return {
@@ -75,12 +78,13 @@ def _status_or_damage(folder: JobFolder) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def job_status(folder: JobFolder, *, watch: bool) -> dict[str, Any]:
+def job_status(folder: JobFolder, *, watch: bool, alive: bool | None = None) -> dict[str, Any]:
     """Facts about a job from its folder.
 
     Args:
-        watch: Find out whether a parent that has not reported is alive, which takes two of its signs of life; without
-            it such a job is `unfinished`.
+        watch: Count what was done so far, and find out whether a parent that has not reported is alive, which takes two
+            of its signs of life.
+        alive: Whether it is, as far as can be told at once; where even that is unknown the job is `unfinished`.
     """
     record = folder.read_job()
     finished = folder.read_report()
@@ -112,6 +116,7 @@ def job_status(folder: JobFolder, *, watch: bool) -> dict[str, Any]:
         so_far = [folder.counts_so_far(batch, found) for batch, found in attempts.items()]
         facts["items"].update(succeeded=sum(c.succeeded for c in so_far), failed=sum(c.failed for c in so_far))
         alive = parent_is_alive(folder, Settings().beat_seconds)
+    if alive is not None:
         going_on = "stopping" if stop_record else "paused" if now.paused else "running"
         facts["state"] = going_on if alive else "interrupted"
         if not alive:

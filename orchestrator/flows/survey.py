@@ -183,7 +183,7 @@ async def _unfinished(jobs: Sequence[FolderFacts], engine: _Engine, rules: Rules
         age = at - orphan.since
         if age >= orphan.patience:
             due.append(orphan)
-        elif age >= _lease_seconds(orphan.facts) or (orphan.run is not None and orphan.run.phase.is_terminal):
+        elif age >= orphan.facts.lease_seconds or (orphan.run is not None and orphan.run.phase.is_terminal):
             why = (
                 f"{orphan.why} {span_text(age)} ago; `orchestrator resume {orphan.facts.name}` goes on with it, "
                 f"cleanup settles it {span_text(orphan.patience)} after that"
@@ -201,9 +201,9 @@ def _orphan(facts: FolderFacts, engine: _Engine, rules: Rules) -> _Orphan | None
         return None
     run = engine.parents.get(id_) if id_ is not None else None
     seen = facts.sign_of_life if facts.sign_of_life is not None else _created(facts.record)
-    silence = max(rules.settle_after, _lease_seconds(facts))
+    silence = max(rules.settle_after, facts.lease_seconds)
     if facts.parent.get("cleanup"):
-        return _Orphan(facts, None, seen, "a cleanup that was settling it ended", _lease_seconds(facts))
+        return _Orphan(facts, None, seen, "a cleanup that was settling it ended", facts.lease_seconds)
     if id_ is None:
         return _Orphan(
             facts, None, seen, "its parent, a process outside of Prefect, gave its last sign of life", silence
@@ -369,21 +369,10 @@ def _runs(count: int) -> str:
     return "1 child run" if count == 1 else f"{count:,} child runs"
 
 
-def _child_seconds(facts: FolderFacts, name: str, default: float) -> float:
-    """A time that the job's child runs were given; a folder may say anything."""
-    child = facts.record.spec.get("child") if facts.record is not None else None
-    value = child.get(name) if isinstance(child, Mapping) else None
-    return float(value) if isinstance(value, (int, float)) and 0 <= value <= 86_400 else default
-
-
-def _lease_seconds(facts: FolderFacts) -> float:
-    return _child_seconds(facts, "lease_seconds", 60.0)
-
-
 def _end_seconds(facts: FolderFacts) -> float:
     """A child run that lives has ended itself so long after its job was over."""
-    grace = _child_seconds(facts, "fence_seconds", 5.0) + _child_seconds(facts, "item_grace_seconds", 10.0)
-    return _lease_seconds(facts) + grace
+    grace = facts.child_seconds("fence_seconds", 5.0) + facts.child_seconds("item_grace_seconds", 10.0)
+    return facts.lease_seconds + grace
 
 
 def _created(record: JobRecord) -> float:

@@ -58,6 +58,17 @@ class FolderFacts:
     parent: Mapping[str, Any] = field(default_factory=dict)
     sign_of_life: float | None = None
 
+    @property
+    def lease_seconds(self) -> float:
+        """So long its child runs bear the silence of their parent."""
+        return self.child_seconds("lease_seconds", 60.0)
+
+    def child_seconds(self, name: str, default: float) -> float:
+        """A time that the job's child runs were given; a folder may say anything."""
+        child = self.record.spec.get("child") if self.record is not None else None
+        value = child.get(name) if isinstance(child, Mapping) else None
+        return float(value) if isinstance(value, (int, float)) and 0 <= value <= 86_400 else default
+
 
 def look(root: str) -> list[FolderFacts]:
     """Every folder right below a storage root that could hold a job, by name; links to folders are left out.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -108,6 +109,22 @@ def test_status_without_a_job_lists_the_newest_first(
     (storage / "not-a-job").mkdir()
     assert run(["status", "--json"]) == 0
     assert [f["job_id"] for f in json.loads(capsys.readouterr().out)] == ["empty", "numbers"]
+
+
+def test_the_list_says_at_once_which_jobs_have_lost_their_parent(
+    folder: JobFolder, storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = JobFolder(job_folder_url(str(storage), "newer"))
+    newer.create_job(JobRecord("newer", "n", "2026-02-02T03:04:05+00:00", {}, 0, 0))
+    newer.write_lease(1, 1, "stop")
+    folder.write_lease(7, 1, "stop")
+    long_ago = time.time() - 90
+    for path in (storage / "numbers").rglob("*"):
+        os.utime(path, (long_ago, long_ago))
+    assert run(["status", "--json"]) == 0
+    listed = [(f["state"], f["reason"]) for f in json.loads(capsys.readouterr().out)]
+    gone = "its parent run gives no sign of life; `orchestrator resume numbers` goes on with it"
+    assert listed == [("running", ""), ("interrupted", gone)]
 
 
 def test_stop_writes_a_stop_that_holds_for_parent_and_children(
