@@ -9,7 +9,8 @@ Source: prefecto/concurrency/kill_switch.py, github.com/dominictarro/prefecto.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from orchestrator.errors import ConfigurationError, OrchestratorError
 
@@ -23,13 +24,22 @@ class TaskState(Protocol):
 
 
 class KillSwitchError(OrchestratorError):
-    """A kill switch tripped; `ks` is that switch."""
+    """A kill switch tripped; `ks` is that switch.
 
-    def __init__(self, message: str, ks: KillSwitch) -> None:
+    Attributes:
+        futures, completed, failed, failure: What a mapping had by then (see `BatchTask.map`); empty elsewhere.
+    """
+
+    futures: Sequence[Any] = ()
+    completed: Sequence[Any] = ()
+    failed: Sequence[Any] = ()
+    failure: Any = None
+
+    def __init__(self, message: str, ks: Any) -> None:
         super().__init__(message)
         self.ks = ks
 
-    def __reduce__(self) -> tuple[type[KillSwitchError], tuple[str, KillSwitch]]:
+    def __reduce__(self) -> tuple[type[KillSwitchError], tuple[str, Any]]:
         return type(self), (str(self), self.ks)
 
 
