@@ -6,6 +6,7 @@ run: the tests' own account, which the project's must agree with.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -39,8 +40,13 @@ def act(item: dict[str, Any]) -> Any:
         end = time.monotonic() + GATE_SECONDS
         while not Path(gate).exists() and time.monotonic() < end:
             time.sleep(0.02)
-    if item.get("die"):
-        os._exit(137)
+    match item.get("die"):
+        case "signal":
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
+        case "segfault":
+            ctypes.string_at(0)
+        case True:
+            os._exit(137)
     if (marker := item.get("die_once")) and _is_first(Path(marker)):
         os.kill(os.getpid(), signal.SIGKILL)
     if fail := item.get("fail"):
@@ -56,13 +62,24 @@ def _is_first(marker: Path) -> bool:
     return True
 
 
-@batch_flow(name="it-work")
-def work(item: dict[str, Any], context: ItemContext, *, trace: str) -> Any:
-    """Works on one item."""
+def work_on(item: dict[str, Any], context: ItemContext, trace: str) -> Any:
+    """Do what the item says, between two lines of account."""
     note(trace, event="start", index=context.index, batch=context.batch, attempt=context.attempt)
     result = act(item)
     note(trace, event="end", index=context.index, batch=context.batch, attempt=context.attempt)
     return result
+
+
+@batch_flow(name="it-work")
+def work(item: dict[str, Any], context: ItemContext, *, trace: str) -> Any:
+    """Works on one item."""
+    return work_on(item, context, trace)
+
+
+@batch_flow(name="it-wide", item_concurrency=2)
+def wide(item: dict[str, Any], context: ItemContext, *, trace: str) -> Any:
+    """Works on two items at once."""
+    return work_on(item, context, trace)
 
 
 @flow(name="it-list")
@@ -85,3 +102,10 @@ def takes_one(video: dict[str, Any], trace: str) -> None:
 def takes_parameters(name: str, times: int, trace: str) -> None:
     """An existing flow whose parameters are the item."""
     note(trace, event="start", index=name, times=times)
+
+
+@batch_flow(name="it-mended")
+def mended(item: dict[str, Any], context: ItemContext, *, trace: str) -> Any:
+    """Works on the same items as `work`, and does not mind bad ones."""
+    note(trace, event="start", index=context.index, batch=context.batch, attempt=context.attempt)
+    return item["n"]
