@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from orchestrator import orchestrate_sync
 from orchestrator.stack import Stack
-from tests.integration.job_support import MARKS, Watched, check, in_background, items, set_state
+from tests.integration import job_flows
+from tests.integration.job_support import MARKS, Watched, check, deploy, in_background, items, set_state
 from tests.support import eventually
 
 pytestmark = MARKS
@@ -48,7 +51,24 @@ def test_an_item_that_kills_every_run_is_found_and_fails_alone(work: str, job: W
     assert (report.items.succeeded, report.items.failed, report.items.unknown) == (4, 1, 0)
     assert job.outcome_words() == ["succeeded", "succeeded", "failed", "succeeded", "succeeded"]
     assert [cluster.type for cluster in report.errors] == ["RunDiedError"]
+    assert str(job.outcomes()[2].error_text).endswith("as earlier runs had: Process exited with status code: 137")
     assert [run["state_type"] for run in job.children()] == ["CRASHED", "CRASHED", "CRASHED", "COMPLETED"]
+
+
+@pytest.mark.timeout(300)  # five child runs, one after the other
+def test_two_items_that_kill_every_run_fail_with_the_way_each_died_and_all_others_succeed(
+    stack: Stack, job: Watched, quick_stop: float
+) -> None:
+    deployed = deploy(job_flows.wide, "wide", "default")
+    what = [{"n": n, "die": {1: "segfault", 3: "signal"}.get(n)} for n in range(6)]
+    report = orchestrate_sync(deployed, what, batch_size=6, kill_switch=None, on_failure="return", **job.request)
+    check(job, report)
+    assert (report.items.succeeded, report.items.failed) == (4, 2)
+    said = {o.index: str(o.error_text).rpartition("had: ")[2] for o in job.outcomes() if o.outcome.value == "failed"}
+    status = "Process exited with status code: "
+    assert said == {1: status + "-11 (SIGSEGV)", 3: status + "-9 (SIGKILL)"}
+    # Twice by chance, once for each that is found, and once to the end.
+    assert [run["state_type"] for run in job.children()] == ["CRASHED"] * 4 + ["COMPLETED"]
 
 
 def test_a_deleted_child_is_replaced(work: str, job: Watched, tmp_path: Path, stack: Stack, quick_stop: float) -> None:
