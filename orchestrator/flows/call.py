@@ -247,6 +247,7 @@ class Call:
                 prepared.job, gateway, log=self.log, on_view=self.on_progress, restored=restored,
                 max_waits=self.settings.max_waits,
                 recorder=Recorder(prepared.job) if self.settings.record_events else None,
+                unwritable=lambda: prepared.heart.trouble,
             )  # fmt: skip
 
         return JobThread(prepared.job, prepared.heart, self.open_gateway, make, self.log)

@@ -23,6 +23,7 @@ class Heart:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="job-sign-of-life", daemon=True)
         self._counter = 0
+        self.trouble: Exception | None = None  # why the last sign of life could not be written
 
     def start(self) -> None:
         """Beat once before the first child exists, then from the thread."""
@@ -42,6 +43,8 @@ class Heart:
         while not self._stop.wait(self._beat):
             try:
                 self.beat()
+                self.trouble = None
             except Exception as e:  # noqa: BLE001 - a thread that dies of a surprise would end every child run
                 # Children count an unreadable folder as silence: nothing to do but go on trying.
+                self.trouble = e
                 logger.debug("The sign of life could not be written: %s", e)

@@ -23,6 +23,7 @@ from orchestrator.reactor.page import Links, live_page, report_page
 from orchestrator.reactor.perform import Io, Performer, in_background
 from orchestrator.reactor.recording import Recorder
 from orchestrator.reactor.silence import Silence
+from orchestrator.reactor.trouble import FolderTrouble
 from orchestrator.reactor.view import JobView, Rate, look, nothing_runs
 from orchestrator.reactor.watch import Watch
 
@@ -46,6 +47,7 @@ class Reactor:
         restored: On resume: what the folder and Prefect say of batches that were asked for before, oldest first.
         io: How the job folder is reached; by default 32 threads.
         recorder: Takes the events that are played; None records nothing.
+        unwritable: Gives what kept the parent from writing its last sign of life; None when nothing did.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Reactor:
         max_waits: int = 50,
         io: Io | None = None,
         recorder: Recorder | None = None,
+        unwritable: Callable[[], Exception | None] = lambda: None,
     ) -> None:
         self.state = State(job.setup)
         self._job, self._gateway, self._log, self._on_view = job, gateway, log, on_view
@@ -80,6 +83,7 @@ class Reactor:
         self._children = Watched()
         self._page = asyncio.Lock()  # an older page that is tried again must not come after a newer one
         self._told: set[int] = set()  # batches whose first failure was logged
+        self._trouble = FolderTrouble(log, unwritable)
         self._waiting_for: str | None = None
         self._waiting_since: float | None = None
         self._error: BaseException | None = None
@@ -255,7 +259,9 @@ class Reactor:
                 for event in await self._notices.read():
                     passed(Boundary.NOTICES_READ)
                     self.post(event)
+                self._trouble.unreadable = None
             except (OrchestratorError, OSError) as e:
+                self._trouble.unreadable = e
                 self._log.debug("The job folder cannot be read now: %s", e)
 
     async def _show(self) -> None:
@@ -280,10 +286,12 @@ class Reactor:
 
     async def _find_what_it_waits_for(self) -> None:
         now = asyncio.get_running_loop().time()
-        if self._watch.unreachable_since is not None:
-            self._waiting_for = AWAY
+        trouble = self._trouble.now
+        held_up = self._trouble.look(now) or (AWAY if self._watch.unreachable_since is not None else None)
+        if held_up is not None:
+            self._waiting_for = held_up
             return
-        if self._waiting_for == AWAY:
+        if self._waiting_for in (AWAY, trouble):
             self._waiting_for = None
         if not nothing_runs(self.state):
             self._waiting_for, self._waiting_since = None, None
@@ -370,6 +378,7 @@ class Reactor:
         await self._last_answers()
         if self._recorder is not None:
             await self._recorder.close()
+            passed(Boundary.JOURNAL_WRITTEN)
         fail_if, completed = self._job.fail_if, self.state.verdict is Verdict.COMPLETED
         report = build_report(
             self.state,
@@ -380,6 +389,7 @@ class Reactor:
             storage=self._job.folder.url,
             url=self._job.url,
             retry_of=self._job.first[0] if self._job.first else None,
+            age=self._job.age,
         )
         self.report = report = await self._write_report(report)
         await self._publish_report(report)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -100,6 +101,28 @@ def test_storage_that_is_away_from_the_parent_for_five_minutes_costs_the_job_not
     assert simulation.report.items.succeeded == 60
     assert len(list(engine.runs())) == 12
     assert engine.max_unsettled <= 4
+
+
+def test_while_storage_is_away_page_and_log_say_why_nothing_moves(caplog):
+    pages: list[str] = []
+
+    async def outage(reactor: Reactor) -> None:
+        store = parents_store(reactor)
+        await asyncio.sleep(4)
+        store.is_away = True
+        await asyncio.sleep(150)
+        pages.extend(engine.pages.values())
+        store.is_away = False
+
+    engine = engine_of()
+    with caplog.at_level(logging.INFO):
+        simulation = run_on(engine, 60, meanwhile=outage)
+    assert simulation.report.items.succeeded == 60
+    assert any("**Waiting:** the job folder cannot be read: the storage is away" in page for page in pages)
+    said = [r for r in caplog.records if r.getMessage().startswith("The job is held up")]
+    assert len(said) == 3, "once a minute"
+    assert said[0].levelname == "WARNING"
+    assert any(r.getMessage() == "The job folder can be written and read again." for r in caplog.records)
 
 
 def test_storage_that_never_comes_back_ends_the_job_with_a_report_that_accounts_for_every_item():

@@ -1,0 +1,46 @@
+"""A job folder that cannot be written or read now: why, for the page and the log, where people wonder what is wrong."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+SAID_SECONDS = 60.0
+
+
+class FolderTrouble:
+    """Says what keeps the parent from its job folder, at most once a minute.
+
+    Args:
+        unwritable: Gives the error of the last sign of life; None when it could be written.
+    """
+
+    def __init__(
+        self, log: logging.Logger | logging.LoggerAdapter[Any], unwritable: Callable[[], Exception | None]
+    ) -> None:
+        self._log, self._unwritable = log, unwritable
+        self.unreadable: Exception | None = None  # the error of the last look at stops and controls
+        self._said: float | None = None
+        self.now: str | None = None
+
+    def look(self, at: float) -> str | None:
+        """What is wrong at that moment (seconds of the loop), None when nothing is; said in the log."""
+        self.now = None
+        for verb, error in (("written", self._unwritable()), ("read", self.unreadable)):
+            if error is not None:
+                self.now = f"the job folder cannot be {verb}: {_reason(error)}"
+                break
+        if self.now is not None and (self._said is None or at - self._said >= SAID_SECONDS):
+            self._said = at
+            self._log.warning("The job is held up, %s. It goes on once that is mended.", self.now)
+        elif self.now is None and self._said is not None:
+            self._said = None
+            self._log.info("The job folder can be written and read again.")
+        return self.now
+
+
+def _reason(error: Exception) -> str:
+    """The operating system's words where it has any: the path is on the page already."""
+    cause = error.__cause__
+    return cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
