@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.model import Counts, EndReason, Failure, ItemOutcome, StopCause, StopMode, StopRecord
-from orchestrator.errors import AttemptTakenError, InternalError, JobNotFoundError
+from orchestrator.errors import AttemptTakenError, InternalError, JobConflictError, JobNotFoundError
 from orchestrator.store import (
     EndRecord,
     JobFolder,
@@ -23,6 +24,7 @@ from orchestrator.store import (
     open_store,
     probe,
 )
+from orchestrator.store.inventory import FolderKind, look
 from orchestrator.store.sources import InlineSource
 from orchestrator.store.staging import StageOptions, stage
 from tests.s3server import S3Server, s3_server
@@ -58,10 +60,10 @@ def folder(url: str) -> JobFolder:
     return make_job(url, 10, batch_size=5)
 
 
-def make_job(url: str, items: int, batch_size: int) -> JobFolder:
+def make_job(url: str, items: int, batch_size: int, job_id: str = "job") -> JobFolder:
     folder = JobFolder(url)
     staged = stage(InlineSource([{"n": i} for i in range(items)]), folder, "nonce", StageOptions(batch_size=batch_size))
-    record = JobRecord("job", "nonce", "2025-01-01T00:00:00Z", {"deployment": "a/b"}, staged.total, staged.batches)
+    record = JobRecord(job_id, "nonce", "2025-01-01T00:00:00Z", {"deployment": "a/b"}, staged.total, staged.batches)
     assert folder.create_job(record)
     return folder
 
@@ -125,6 +127,19 @@ class TestPrimitives:
         store.delete("b/1/a0.end")
         assert [e.name for e in store.list("b/")] == ["b/10/a0.end", "b/2/a0.end"]
         assert [e.name for e in store.list()] == ["b/10/a0.end", "b/2/a0.end", "bx"]
+
+    def test_a_listing_says_when_objects_were_written_and_which_folders_there_are(self, store: Store) -> None:
+        assert list(store.folders()) == []
+        store.put("loose", b"1")
+        store.put("b/1/a0.end", b"12")
+        store.put("b/10/a0.end", b"123")
+        store.put("items/n/part", b"")
+        assert list(store.folders()) == ["b", "items"]
+        for entry in store.list():
+            assert entry.modified is not None
+            assert abs(entry.modified - time.time()) < 120
+        store.delete("items/n/part")
+        assert list(store.folders()) == ["b"]
 
     def test_deleting_what_is_not_there_is_fine(self, store: Store) -> None:
         store.put("x", b"1")
@@ -207,6 +222,40 @@ class TestWhatTheParentSays:
         assert folder.read_report() is None
         folder.write_report({"verdict": "completed"})
         assert folder.read_report() == {"verdict": "completed"}
+
+
+class TestInventory:
+    def test_every_folder_of_a_storage_is_told_for_what_it_is(self, url: str) -> None:
+        over, begun = make_job(f"{url}/over", 10, 5, "over"), make_job(f"{url}/begun", 10, 5, "begun")
+        over.write_report({"verdict": "completed"})
+        begun.claim_epoch({"run_id": "r-1"})
+        assert begun.claim_epoch({"run_id": "r-2"}, after=1) == 2
+        begun.write_lease(7, 2, "stop")
+        make_job(f"{url}/copy", 10, 5, "another")
+        make_job(f"{url}/half", 10, 5, "half").store.delete("job.json")
+        open_store(url).put("photos/items/2024.jpg", b"a photo")
+        facts = {f.name: f for f in look(url)}
+        assert {name: f.kind for name, f in facts.items()} == {
+            "over": FolderKind.JOB, "begun": FolderKind.JOB, "copy": FolderKind.DAMAGED, "half": FolderKind.REMAINS,
+            "photos": FolderKind.FOREIGN,
+        }  # fmt: skip
+        assert (facts["over"].over, facts["begun"].over) == (True, False)
+        assert (facts["begun"].epoch, facts["begun"].parent) == (2, {"run_id": "r-2"})
+        for moment in (facts["over"].over_at, facts["begun"].sign_of_life, facts["half"].newest):
+            assert moment is not None
+            assert abs(moment - time.time()) < 120
+        for name in ("over", "half"):
+            JobFolder(facts[name].url).delete()
+        assert {f.name for f in look(url)} == {"begun", "copy", "photos"}
+
+    def test_only_one_can_be_the_next_parent_after_a_given_one(self, folder: JobFolder) -> None:
+        assert folder.claim_epoch({}) == 1
+        with ThreadPoolExecutor(8) as pool:
+            claims = [pool.submit(folder.claim_epoch, {"number": n}, after=1) for n in range(8)]
+        errors = [claim.exception() for claim in claims]
+        assert sum(error is None for error in errors) == 1
+        assert {type(error) for error in errors if error} == {JobConflictError}
+        assert folder.newest_epoch() == 2
 
 
 class TestItems:
