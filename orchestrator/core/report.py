@@ -71,9 +71,11 @@ class Report:
     Args:
         verdict: How it ended; `failed_by_rule` says that `fail_if` holds although it ran to its end.
         reason: One line for people; "" when there is nothing to explain.
-        seconds: Wall time of the parent that ended it.
+        seconds: From the start of the job to its end; when it was resumed, from its creation, the time without a
+            parent run included.
         max_in_flight: The bound that was in force at the start.
-        api_requests: Requests that this parent made to Prefect.
+        max_in_flight_seen: Most child runs at once, as the parent run that ended the job saw them.
+        api_requests: Requests that the parent run that ended the job made to Prefect.
         notes: Further lines that a person should read.
         retry_of: Id of the job whose items were run again; None for other items.
     """
@@ -165,8 +167,12 @@ def build_report(
     storage: str = "",
     url: str | None = None,
     retry_of: str | None = None,
+    age: float = 0.0,
 ) -> Report:
     """The report of a job whose machine is over.
+
+    Args:
+        age: Seconds that the job existed before this parent began.
 
     Raises:
         ValueError: it is not over, or its counts do not add up (a bug of ours).
@@ -184,7 +190,7 @@ def build_report(
         failed_by_rule=failed_by_rule,
         reason=state.stop.reason if state.stop else "",
         deployment=deployment,
-        seconds=round(tally.now - tally.started, 3),  # as in `report.json`: read again, it is the same report
+        seconds=round(age + tally.now - tally.started, 3),  # as in `report.json`: read again, it is the same report
         items=items,
         batches=BatchCounts(
             len(state.batches),

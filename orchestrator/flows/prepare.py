@@ -20,7 +20,6 @@ from orchestrator.core.report import Report
 from orchestrator.engine.context import ParentRun, prefect_home
 from orchestrator.engine.gateway import Gateway
 from orchestrator.engine.masking import Masker
-from orchestrator.engine.masking import Masker
 from orchestrator.errors import DamagedReportError, JobConflictError, JobNotFoundError, StorageError, StoreCorruptError
 from orchestrator.flows.links import first_of, link_again, link_new
 from orchestrator.flows.request import JobSpec, differences, make_spec
@@ -269,13 +268,22 @@ async def start_of(
         page_run=parent.id if parent else None,
         url=parent.url if parent else None,
         mask=Masker(settings.masked_env),
-        mask=Masker(settings.masked_env),
         first=await asyncio.to_thread(first_of, folder),
         times=Times(poll=settings.poll_seconds, fence=fence, alive=alive),
+        age=_age(record) if resumed else 0.0,
     )
     on_loss: OnLoss = "finish" if spec.on_parent_cancelled == "abandon" else "stop"
     heart = Heart(folder, epoch, beat_seconds=settings.beat_seconds, on_loss=on_loss)
     return Prepared(job, heart, settings, resumed=resumed, abandons=spec.on_parent_cancelled == "abandon")
+
+
+def _age(record: JobRecord) -> float:
+    """Seconds since the job was created, as far as the clocks of two machines agree; 0 when that cannot be read."""
+    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)  # it was created at a whole second too
+    try:
+        return max(0.0, (now - datetime.datetime.fromisoformat(record.created)).total_seconds())
+    except (TypeError, ValueError):
+        return 0.0
 
 
 async def _over(record: JobRecord, folder: JobFolder, spec: JobSpec, old: Report, settings: Settings) -> Prepared:

@@ -36,7 +36,8 @@ of their own and end it there (a real one by SIGKILL, a simulated one by whateve
 | `CANCEL_READY` | cancelling child runs was decided | the request is sent |
 | `CANCEL_SENT` | Prefect took the request | the child runs' ends are read |
 | `SPARED` | child runs were found running and left out of the request | the machine is told so |
-| `FINISH_DECIDED` | every batch has its outcome | the report is written |
+| `FINISH_DECIDED` | every batch has its outcome | the last recorded events are written |
+| `JOURNAL_WRITTEN` | the parent's recorded events are in the folder | the report is written |
 | `REPORT_WRITTEN` | the report is in the folder | the page's last state |
 | `PAGE_PUBLISHED` | the page shows the report | the event that the job is over |
 | `FINISHED_EMITTED` | that event was sent | the sign of life ends |
@@ -83,6 +84,7 @@ class Boundary(StrEnum):
     CANCEL_SENT = "cancel sent"
     SPARED = "spared"
     FINISH_DECIDED = "finish decided"
+    JOURNAL_WRITTEN = "journal written"
     REPORT_WRITTEN = "report written"
     PAGE_PUBLISHED = "page published"
     FINISHED_EMITTED = "finished emitted"

@@ -66,10 +66,10 @@ class Job:
         deployments: The deployment of each group; key None is the one for everything else.
         parameters: Passed to every child besides its items.
         mask: Takes secrets out of a text that somebody else wrote.
-        mask: Takes secrets out of a text that somebody else wrote.
         page_run: The parent's flow run, on whose page the live page appears; None outside of runs.
         first: The job whose items are run again, with the address of its page; None for other items.
         epoch: Which parent of this job this is; a folder that shows a newer one ends it.
+        age: Seconds from the job's creation until this parent began; 0 for the one that created it.
     """
 
     id: str
@@ -88,9 +88,9 @@ class Job:
     page_run: RunId | None = None
     url: str | None = None
     mask: Callable[[str], str] = str
-    mask: Callable[[str], str] = str
     first: tuple[str, str | None] | None = None
     times: Times = Times()
+    age: float = 0.0
 
     @property
     def name(self) -> str:

@@ -6,6 +6,8 @@ Each test is one row of the machine's table (or one promise of the design) as it
 from __future__ import annotations
 
 import asyncio
+import datetime
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from orchestrator.errors import ConfigurationError, JobConflictError, JobNotFoun
 from orchestrator.reactor import Reactor, boundaries
 from orchestrator.reactor.boundaries import Boundary
 from orchestrator.settings import Settings
+from orchestrator.store import JobFolder
 from orchestrator.testing import SimulatedBatches, Simulation, outcomes, simulate, simulate_on, take_over_on
 
 SECONDS = 0.5
@@ -436,6 +439,25 @@ def test_a_parent_that_dies_at_any_moment_loses_nothing(after):
     assert simulation.report.items.succeeded == 60
     assert len(list(job.engine.runs())) == 12
     assert set(job.starts.values()) == {1}
+
+
+def test_a_resumed_jobs_seconds_begin_with_its_creation():
+    job = Job()
+    wanted = {"batch_size": 5, "job_id": "j", "storage": f"memory://aged-{id(job)}"}
+
+    async def whole() -> Simulation:
+        first = asyncio.ensure_future(simulate_on(job.engine, range(60), **wanted))
+        await asyncio.sleep(2)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        folder = JobFolder(f"{wanted['storage']}/j")
+        an_hour_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+        record = folder.read_job().to_json() | {"created": an_hour_ago.isoformat(timespec="seconds")}
+        folder.store.put("job.json", json.dumps(record).encode())
+        return await take_over_on(job.engine, "j", wanted["storage"])
+
+    simulation = run_virtually(whole())
+    assert 3600 <= simulation.report.seconds <= 3660 + simulation.seconds
 
 
 def test_what_a_dead_parent_had_given_up_stays_given_up():

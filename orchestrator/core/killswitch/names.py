@@ -24,7 +24,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "crashed_attempts": "attempts that the infrastructure lost, whether tried again or not",
         "settled_batches": "batches that are over, in whatever way",
         "consecutive_failed_batches": "failed or crashed batches since the last completed one, in the order of news",
-        "elapsed": "seconds since the job began",
+        "elapsed": "seconds since the job began; since it was resumed, if it was",
         "stalled": "seconds since the job last got on: an item ended, or a child run started or ended",
     }
 )
