@@ -15,7 +15,7 @@ from tests.chaos.checker import Findings, check
 from tests.chaos.evidence import Evidence
 from tests.chaos.faults import FAULTS, Fault, Nemesis, NotHere, NotNow, Strike
 from tests.chaos.jobs import ChaosJob, Kind, Lane, Size
-from tests.chaos.world import World
+from tests.chaos.world import DOORS, World
 
 QUIET_SECONDS = 150.0  # after the last job, for what Prefect itself has to notice
 
@@ -30,6 +30,7 @@ class Plan:
         kinds: Which faults.
         lanes: One job after another in each, by how its parent runs.
         jobs: Most jobs per lane; None: as many as the time allows.
+        doors: Whose connections are struck, in turn.
         once: Deal each fault once, in the order given, then end.
         pause: Seconds between two faults, at least and at most.
         deadline_seconds: Of one job.
@@ -45,6 +46,7 @@ class Plan:
     pause: tuple[float, float] = (2.0, 7.0)
     deadline_seconds: float = 1200.0
     workers: int = 2
+    doors: Sequence[str] = DOORS
 
 
 @dataclass
@@ -139,7 +141,7 @@ class Campaign:
     # ------------------------------------------------------------------ the faults
 
     def _strike(self) -> None:
-        nemesis = Nemesis(self.world, self._current, self._chance)
+        nemesis = Nemesis(self.world, self._current, self._chance, self.plan.doors)
         end = time.time() + self.plan.seconds
         deck: list[str] = []
         dealt = False
@@ -163,6 +165,7 @@ class Campaign:
     def _until_possible(self, nemesis: Nemesis, fault: Fault) -> None:
         """Strike as soon as there is something to strike, for up to a minute."""
         end = time.time() + 60
+        self.log(f"{fault.kind}: next")
         while True:
             try:
                 if not any(job.executions() for job in self._current()):

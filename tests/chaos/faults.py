@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import psutil
@@ -45,11 +45,18 @@ class Nemesis:
 
     Args:
         jobs: Gives the jobs that are not over.
+        doors: Whose connections are struck, in turn.
         chance: Every choice is drawn from here.
     """
 
-    def __init__(self, world: World, jobs: Callable[[], list[ChaosJob]], chance: random.Random) -> None:
-        self.world, self.jobs, self.chance = world, jobs, chance
+    def __init__(
+        self,
+        world: World,
+        jobs: Callable[[], list[ChaosJob]],
+        chance: random.Random,
+        doors: Sequence[str] = DOORS,
+    ) -> None:
+        self.world, self.jobs, self.chance, self._all_doors = world, jobs, chance, doors
         self._doors: list[str] = []
 
     # ------------------------------------------------------------------ processes
@@ -179,10 +186,13 @@ class Nemesis:
 
     def _door(self, strike: Strike, what: str) -> Proxy:
         if not self._doors:
-            self._doors = self.chance.sample(DOORS, len(DOORS))
-        name = self._doors.pop()
-        strike.target = f"{name}: {what}"
+            self._doors = self.chance.sample(list(self._all_doors), len(self._all_doors))
+        name = self._doors[-1]
         door = self.world.doors[name]
+        if not door.connected:
+            raise NotNow(f"nothing is connected to the door of {name}")
+        self._doors.pop()
+        strike.target = f"{name}: {what}"
         strike.hit = -door.hit
         self._struck = door
         return door

@@ -67,6 +67,11 @@ class Proxy:
         """The API's URL through this proxy."""
         return f"http://127.0.0.1:{self.port}/api"
 
+    @property
+    def connected(self) -> int:
+        """Connections there are now."""
+        return len(self._connections)
+
     def start(self) -> None:
         self._thread.start()
         self._do(self._listen)

@@ -1,0 +1,188 @@
+"""The fault campaign (`make chaos`) in a short form on a stack of its own, and its judge before forged evidence."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.store.layout import log as log_name
+from orchestrator.testing import simulate
+from tests.chaos.campaign import Campaign, Plan
+from tests.chaos.checker import check
+from tests.chaos.evidence import Evidence, Execution, RunHistory, read_attempts
+from tests.chaos.jobs import Size
+from tests.chaos.telling import story, summary, table
+
+FAULTS = ("kill-child", "cut", "answer-503", "server-2s", "kill-parent")
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_job_survives_a_killed_child_a_bad_connection_a_server_restart_and_its_parents_death(tmp_path: Path) -> None:
+    size = Size(items=24, batch_size=3, max_in_flight=3, shortest=0.3, longest=1.2)
+    plan = Plan(
+        seed=11, seconds=600, kinds=FAULTS, lanes=("process",), size=size, jobs=1, once=True, pause=(0.2, 0.8),
+        deadline_seconds=600, workers=1, doors=("parent",),
+    )  # fmt: skip
+    judgement = Campaign(plan, tmp_path / "chaos", echo=False).run()
+    print(table(judgement), summary(judgement), sep="\n\n")
+    assert not judgement.violations, story(judgement)
+    assert [strike.kind for strike in judgement.strikes] == list(FAULTS)
+    assert judgement.resumed >= 1
+    (evidence,) = judgement.evidence
+    assert len(evidence.outcomes) == 24
+
+
+# ---------------------------------------------------------------------- the judge
+
+
+@pytest.fixture
+def honest(tmp_path: Path) -> Evidence:
+    """A job of 12 items in 3 batches whose folder is real, with the server and the items as they should be.
+
+    Item 5 was in progress when attempt 0 of batch 1 was lost, and was run again by attempt 1.
+    """
+    simulation = simulate(
+        lambda item: item, range(12), batch_size=4, max_in_flight=2, storage=str(tmp_path), job_id="j"
+    )
+    folder = tmp_path / "j"
+    lost = folder / log_name(1, 0)
+    lines = lost.read_text().splitlines(keepends=True)
+    lost.write_text("".join(lines[:2]))  # the header and item 4
+    (folder / "b").joinpath(lost.parent.name, "a0.end").unlink()
+    (lost.parent / "a0.revoked").write_text(json.dumps({"format": 1, "records": 1}))
+    header = json.dumps({"format": 1, "accepts": {"0": 1}, "token": "t"}) + "\n"
+    (lost.parent / "a1.jsonl").write_text(header + "".join(lines[2:]))
+    evidence = Evidence(
+        job="j",
+        max_in_flight=2,
+        attempts_allowed=3,
+        expected=dict.fromkeys(range(12), "succeeded"),
+        report=json.loads((folder / "report.json").read_bytes()),
+        outcomes=[(o.index, o.outcome.value, o.attempt, o.error_type) for o in simulation.folder.outcomes()],
+        attempts=read_attempts(folder),
+        executions=[],
+        runs=[
+            RunHistory("r0", "b 1/3", "j/n/0/0", 100.0, "COMPLETED", 110.0),
+            RunHistory("r1", "b 2/3", "j/n/1/0", 100.0, "CRASHED", 106.0),
+            RunHistory("r1again", "b 2/3 again 1", "j/n/1/1", 111.0, "COMPLETED", 130.0),
+            RunHistory("r2", "b 3/3", "j/n/2/0", 112.0, "COMPLETED", 120.0),
+        ],
+    )
+    evidence.attempts[1][0].revoked_at = 107.0
+    for index, outcome, attempt, _ in evidence.outcomes:
+        start = 101.0 + index if attempt == 0 else 116.0 + index
+        run = Execution(index, index // 4, attempt or 0, 1000 + index // 4, "r", start, start + 0.5, outcome)
+        evidence.executions.append(run)
+    evidence.executions.append(Execution(5, 1, 0, 1001, "r1", 105.5, gone=106.0))
+    return evidence
+
+
+def violations(evidence: Evidence) -> str:
+    return "\n".join(check(evidence).violations)
+
+
+def test_an_honest_job_passes_and_its_item_that_ran_again_is_listed(honest: Evidence) -> None:
+    found = check(honest)
+    assert found.violations == []
+    assert [(a.first.index, a.second.attempt, a.overlapped) for a in found.again] == [(5, 1, 0.0)]
+    assert found.most_at_once == 2
+
+
+def _forged(evidence: Evidence, how: str) -> None:
+    run, item5 = evidence.runs[-1], evidence.executions[-1]
+    match how:
+        case "lost":
+            del evidence.outcomes[7]
+        case "twice":
+            evidence.outcomes.append(evidence.outcomes[7])
+        case "changed":
+            evidence.outcomes[7] = (7, "failed", 1, "ValueError")
+        case "stranger":
+            evidence.outcomes.append((12, "succeeded", 0, None))
+        case "unknown":
+            evidence.outcomes[7] = (7, "unknown", None, None)
+        case "no report":
+            evidence.report = None
+        case "numbers":
+            evidence.report = copy.deepcopy(dict(evidence.report or {}))
+            evidence.report["items"]["succeeded"] += 1
+        case "unseen":
+            evidence.executions = [x for x in evidence.executions if x.index != 7]
+        case "running":
+            run.state, run.ended = "RUNNING", None
+        case "process":
+            evidence.alive.append((4711, run.id))
+        case "too many":
+            run.created = 101.0
+        case "two runs":
+            evidence.runs.append(RunHistory("r3", run.name, run.key, 131.0, "COMPLETED", 132.0))
+        case "counted line twice":
+            evidence.attempts[1][1].lines.append((4, "succeeded"))
+        case "ran again though counted":
+            evidence.executions.append(Execution(4, 1, 1, 1001, "r1again", 118.0, 118.5, "succeeded"))
+        case "same attempt twice":
+            evidence.executions.append(Execution(9, 2, 0, 1002, "r2", 125.0, 125.5, "succeeded"))
+        case "after it was given up":
+            item5.start, item5.gone = 120.0, None
+        case "did not wait":
+            next(x for x in evidence.executions if x.attempt == 1).start = 109.0
+        case "not given up":
+            evidence.attempts[1][0].revoked_at = None
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("lost", "item 7 is lost"),
+        ("twice", "item 7 has 2 outcomes"),
+        ("changed", "item 7: the ledger says succeeded in attempt 1"),
+        ("stranger", "item 12 has an outcome and was never given"),
+        ("unknown", "item 7 is unknown where it should have succeeded"),
+        ("no report", "there is no report"),
+        ("numbers", "do not add up"),
+        ("unseen", "item 7 is said to have succeeded in attempt 1, which nobody saw"),
+        ("running", "1 child runs are not over, 0 are named unconfirmed: b 3/3 RUNNING"),
+        ("process", "process 4711 of child run r2 is still there"),
+        ("too many", "3 child runs were unsettled at once, and 2 were allowed"),
+        ("two runs", "2 child runs have the key j/n/2/0"),
+        ("counted line twice", "item 4 (batch 2) is counted 2 times"),
+        ("ran again though counted", "item 4 was run again by attempt 1 after its outcome was counted"),
+        ("same attempt twice", "item 9 was executed by attempt 0 and then by attempt 0"),
+        ("after it was given up", "item 5 was started by attempt 0 13.0 s after that attempt was given up"),
+        ("did not wait", "began 2.0 s after attempt 0 was given up, and had to wait 7 s"),
+        ("not given up", "attempt 1 began while attempt 0 was not given up"),
+    ],
+)
+def test_the_judge_finds_what_is_forged(honest: Evidence, how: str, said: str) -> None:
+    _forged(honest, how)
+    assert said in violations(honest)
+
+
+@pytest.mark.parametrize(
+    ("forge", "said"),
+    [
+        (lambda lines: lines[:-1], "item 7: "),
+        (lambda lines: [*lines, lines[-1].replace('"i":7', '"i":6')], "item 6 (batch 2) is counted 2 times"),
+        (lambda lines: [lines[0], *(line.replace("succeeded", "failed") for line in lines[1:])], "reported is"),
+    ],
+    ids=["a line removed", "a line doubled", "an outcome changed"],
+)
+def test_the_judge_finds_what_is_forged_in_the_ledgers_files(
+    honest: Evidence, tmp_path: Path, forge: Callable[[list[str]], list[str]], said: str
+) -> None:
+    log = tmp_path / "j" / log_name(1, 1)
+    before = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(forge(before)))
+    revoked_at = honest.attempts[1][0].revoked_at
+    honest.attempts = read_attempts(tmp_path / "j")
+    honest.attempts[1][0].revoked_at = revoked_at
+    if len(forge(before)) < len(before):  # what the ledger has lost, the project's reader no longer reports
+        honest.outcomes = [o if o[0] != 7 else (7, "unknown", None, None) for o in honest.outcomes]
+        said = "item 7 is unknown where it should have succeeded"
+    assert said in violations(honest)
