@@ -64,6 +64,7 @@ def cleanup(
         say(summary(found, done))
     if found.away is not None:
         say(f"error: {found.away}")
+        say("Prefect could not be asked: only old folders were looked at")
         return 3
     return 0 if done is None or all(line.ok for line in done) else 1
 
@@ -75,8 +76,6 @@ def _show(found: Survey) -> None:
         rows = [tuple(plain(text) for text in cells(finding)) for finding in found.findings]
         give(table(rows, ("do", "what", "why", "age", "size")))
     say(f"{summary(found)}, in {found.root}")
-    if found.away is not None:
-        say("Prefect could not be asked: only folders of jobs that are over were looked at")
 
 
 def _confirmed(count: int) -> bool:
@@ -85,7 +84,7 @@ def _confirmed(count: int) -> bool:
         say("nothing was done; --yes acts")
         return False
     sys.stdout.flush()
-    say(f"do these {count:,} things? [y/N]")
+    say("do this? [y/N]" if count == 1 else f"do these {count:,} things? [y/N]")
     if sys.stdin.readline().strip().lower() in ("y", "yes"):
         return True
     say("nothing was done")

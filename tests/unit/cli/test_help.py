@@ -12,9 +12,9 @@ from orchestrator.cli.app import make_app, run
 
 COMMANDS = (
     "deploy", "up", "demo", "plan", "run", "status", "stop", "resume", "report", "results", "doctor",
-    "retry", "scale", "pause",
+    "retry", "scale", "pause", "cleanup",
 )  # fmt: skip
-LATER = ("cleanup", "replay")
+LATER = ("replay",)
 INSIDE = ("fence", "lease", "tally", "reactor", "gateway", "epoch")
 
 
