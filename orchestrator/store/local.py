@@ -147,7 +147,7 @@ class LocalStore:
                 _write_all(file.fileno(), data)
             return temporary
 
-        return self._with_folder(temporary, written)
+        return self._with_folder(path, written, temporary)
 
     def _create(self, path: str, data: bytes) -> bool:
         try:
@@ -159,8 +159,12 @@ class LocalStore:
             _unavailable(e, "create", path)
         return True
 
-    def _with_folder(self, path: str, action: Callable[[], T]) -> T:
-        """The action's result, after making the folder of `path` when that was all that was missing."""
+    def _with_folder(self, path: str, action: Callable[[], T], temporary: str | None = None) -> T:
+        """The action's result, after making the folder of `path` when that was all that was missing.
+
+        Args:
+            temporary: What the action writes instead, and leaves half-written when it fails.
+        """
         for last in (False, True):
             try:
                 return action()
@@ -172,8 +176,8 @@ class LocalStore:
                 except OSError as failure:
                     _unavailable(failure, "make the folder", os.path.dirname(path))
             except OSError as e:
-                if os.path.basename(path).startswith(_TEMPORARY):
-                    _discard(path)
+                if temporary is not None:
+                    _discard(temporary)
                 _unavailable(e, "write", path)
         raise AssertionError("unreachable")
 

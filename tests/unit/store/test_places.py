@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -151,6 +152,21 @@ def test_a_local_store_works_where_there_are_no_links(tmp_path: Path, monkeypatc
     assert not store.put_new("epoch/1.json", b"second")
     assert store.get("epoch/1.json") == b"first"
     assert [e.name for e in store.list()] == ["epoch/1.json"]
+
+
+@pytest.mark.parametrize("write", ["put", "put_new"])
+def test_a_full_disk_is_told_with_the_name_of_what_was_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    def full(descriptor: int, data: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = open_store(str(tmp_path / "j"))
+    monkeypatch.setattr("orchestrator.store.local.os.write", full)
+    with pytest.raises(StoreUnavailableError, match=r"cannot write \S+/j/lease.json: No space left on device"):
+        getattr(store, write)("lease.json", b"{}")
+    monkeypatch.undo()
+    assert list((tmp_path / "j").iterdir()) == [], "nothing half-written is left"
 
 
 def test_opening_a_folder_creates_nothing(tmp_path: Path) -> None:
