@@ -28,6 +28,7 @@ from orchestrator.errors import InvalidTransitionError
 ASK_AGAIN_SECONDS = 2.0  # between two questions about a creation of unknown outcome
 MOST_ATTEMPTS = 50  # of one batch, whoever is to blame
 OVER = (Stage.CLOSING, Stage.SETTLED)  # news of a batch that is over changes nothing
+DELETED = "deleted"  # the state name of a run whose record is gone
 DEFERRAL_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)  # before the next creation while Prefect is away
 
 
@@ -159,7 +160,7 @@ def _seen(state: State, batch: BatchState, phase: Phase, started: bool, state_na
 def _vanished(state: State, batch: BatchState, event: ev.RunVanished) -> list[Command]:
     if batch.stage in OVER:
         return []
-    batch.phase, batch.state_name = None, "deleted"
+    batch.phase, batch.state_name = None, DELETED
     return close(state, batch, None)
 
 
@@ -246,8 +247,8 @@ def _decide(state: State, batch: BatchState, reading: Reading) -> list[Command]:
 def _how_lost(batch: BatchState, reading: Reading) -> str:
     if reading.reason is not None and reading.reason is not EndReason.COMPLETED:
         return f"its run ended early ({reading.reason.value.replace('_', ' ')})"
-    if batch.phase is None:
-        return "its run was deleted"
+    if batch.phase is None:  # restored: how that run ended was the earlier parent's to say
+        return "its run was deleted" if batch.state_name == DELETED else "an earlier parent run gave it up"
     how = f" ({batch.died})" if batch.died else ""
     return f"its run ended as {batch.phase.value.title()} before all its items had an outcome{how}"
 

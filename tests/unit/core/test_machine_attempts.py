@@ -57,6 +57,12 @@ def test_why_an_attempt_was_lost_is_said(phase, reading, words):
     assert words in again.reason
 
 
+def test_an_attempt_that_an_earlier_parent_gave_up_is_not_called_deleted():
+    play = Play(3, started=False)
+    (again, *_) = play.play(ev.Restored(0, 0, lost(1, 2)))
+    assert again == ev.TryAgain(0, 0, "an earlier parent run gave it up")
+
+
 @pytest.mark.parametrize(("phase", "outcome"), [(Phase.CRASHED, "crashed"), (Phase.FAILED, "failed")])
 def test_a_batch_whose_attempts_are_used_up_has_its_last_ones_outcome(phase, outcome):
     play = Play(3, batch_retries=1)
