@@ -10,8 +10,8 @@ import asyncio
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
-from uuid import UUID
 
 from prefect import Flow, State
 from prefect.client.schemas.objects import FlowRun
@@ -19,12 +19,12 @@ from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field, ValidationError
 
 from orchestrator.core.killswitch import DEFAULT_KILL_SWITCH
-from orchestrator.core.model import StopCause, StopMode, StopRecord, Verdict
+from orchestrator.core.model import RunId, StopCause, StopMode, StopRecord, Verdict
 from orchestrator.core.report import Report
-from orchestrator.engine.context import outermost_run, run_logger
+from orchestrator.engine.context import outermost_run, run_logger, run_url
 from orchestrator.engine.masking import mask
 from orchestrator.engine.refusing import refusing_flow
-from orchestrator.errors import ConfigurationError, JobTakenOverError, OrchestratorError
+from orchestrator.errors import ConfigurationError, JobNotFoundError, JobTakenOverError, OrchestratorError
 from orchestrator.flows.call import Call, make_call, run_async
 from orchestrator.flows.form import (
     AdvancedField,
@@ -35,41 +35,74 @@ from orchestrator.flows.form import (
     read_items,
 )
 from orchestrator.flows.prepare import storage_root
-from orchestrator.flows.request import Advanced
+from orchestrator.flows.request import Advanced, make_spec
 from orchestrator.settings import Settings, settings_error
 from orchestrator.store import JobFolder, SourcePolicy, job_folder_url
 
+HOOK_SECONDS = 60.0
+"""What a hook gives children that may finish their batch; then it leaves them to `cleanup`, which reports."""
 
-def _settle_after_cancel(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+
+def settle_after_cancellation(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Finish what a cancelled parent had no time for: Prefect kills it about 29 s after the request.
 
     Runs in a process of its own, after the parent's end; it stops the job again (which changes nothing) and reads how
     its child runs ended.
     """
-    items, advanced = flow_run.parameters.get("items"), flow_run.parameters.get("advanced") or {}
+    _finish(flow_run, cancelled=True)
+
+
+def settle_after_crash(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Finish what a parent began to stop before it died. A job that was not being stopped is left to be resumed."""
+    _finish(flow_run, cancelled=False)
+
+
+def _finish(run: FlowRun, *, cancelled: bool) -> None:
+    items, advanced = run.parameters.get("items"), run.parameters.get("advanced") or {}
     resumed = items.get("resume") if isinstance(items, Mapping) else None
-    job_id = resumed or advanced.get("job_id") or f"{flow_run.id}-1"
-    if advanced.get("on_parent_cancelled") == "abandon":
-        return
+    job_id = resumed or advanced.get("job_id") or f"{run.id}-1"
     try:
         root = storage_root(advanced.get("storage"), Settings())
-        asyncio.run(_settle(job_id, root, flow_run.id, flow_run.name))
+        asyncio.run(_settle(job_id, root, run, cancelled))
+    except JobNotFoundError:
+        pass  # it ended before there was a job
     except OrchestratorError as e:
-        run_logger().warning("The job could not be settled after the cancellation: %s", e)
+        run_logger().warning("The job could not be settled: %s", e)
 
 
-async def _settle(job_id: str, root: str, run_id: UUID, run_name: str) -> None:
+async def _settle(job_id: str, root: str, run: FlowRun, cancelled: bool) -> None:
+    settings = Settings()
     folder = JobFolder(job_folder_url(root, job_id))
     if await asyncio.to_thread(folder.read_report) is not None:
         return
-    await asyncio.to_thread(folder.read_job)  # there is a job at all
-    reason = StopRecord(
-        StopMode.CANCEL, StopCause.PARENT_CANCELLED, f"{run_name} was cancelled", f"parent run {run_name}"
-    )
-    await asyncio.to_thread(folder.request_stop, reason)
-    settings = Settings()
+    record = await asyncio.to_thread(folder.read_job)
+    if not await asyncio.to_thread(_is_parent, folder, str(run.id)):
+        return  # another run has the job: it is none of ours
+    spec = make_spec(**{**record.spec.get("job", {}), "job_id": job_id, "storage": root})
+    if spec.on_parent_cancelled == "abandon":
+        return
+    if cancelled:
+        mode = StopMode.DRAIN if spec.on_parent_cancelled == "drain" else StopMode.CANCEL
+        reason = StopRecord(mode, StopCause.PARENT_CANCELLED, f"{run.name} was cancelled", f"parent run {run.name}")
+        await asyncio.to_thread(folder.request_stop, reason)
+    stop = await asyncio.to_thread(folder.read_stop)
+    if stop is None:
+        return
     call = Call(None, settings, None, run_logger(settings.masked_env), None, SourcePolicy())
-    await run_async(call, await call.take_over(job_id, root))
+    prepared = await call.take_over(job_id, root)
+    job = replace(prepared.job, page_run=RunId(str(run.id)), url=run_url(RunId(str(run.id))))
+    try:
+        limit = HOOK_SECONDS if stop.mode is StopMode.DRAIN else None
+        await asyncio.wait_for(run_async(call, replace(prepared, job=job)), limit)
+    except TimeoutError:
+        call.log.warning("Child runs of job %s are still at work; `orchestrator cleanup` reports on them.", job_id)
+
+
+def _is_parent(folder: JobFolder, run_id: str) -> bool:
+    """Whether that run is the newest parent of the job."""
+    who = folder.read_parent(folder.newest_epoch())
+    # Of an earlier version, or dead before it said who it is: the id of a job that has no other names the run.
+    return str(who["run_id"]) == run_id if who.get("run_id") else folder.read_job().job_id.startswith(run_id)
 
 
 def _refuse_misfits(unknown: Sequence[str], missing: Sequence[str]) -> State[Any]:
@@ -83,7 +116,9 @@ def _refuse_misfits(unknown: Sequence[str], missing: Sequence[str]) -> State[Any
             hint = f"did you mean {near[0] if near[0] in FORM else 'advanced.' + near[0]!r}?"
         else:
             hint = f"there are {', '.join(FORM)}"
-        error = ConfigurationError(f"there is no such parameter; {hint}", field=name[:80])
+        error = ConfigurationError(
+            f"there is no such parameter; {hint}", field=name if name.isidentifier() else repr(name)[:80]
+        )
     else:
         error = ConfigurationError("is missing", field=missing[0])
     return _refused(error, ())
@@ -101,7 +136,8 @@ def _refused(error: ConfigurationError, masked_env: Sequence[str]) -> State[Any]
     description="Fans a collection of items out over a batch deployment and accounts for every item.",
     # Prefect's own refusal would be a traceback; ours is one line (see `form`).
     validate_parameters=False,
-    on_cancellation=[_settle_after_cancel],
+    on_cancellation=[settle_after_cancellation],
+    on_crashed=[settle_after_crash],
 )
 async def orchestrate_flow(
     deployment: DeploymentField,

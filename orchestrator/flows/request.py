@@ -191,7 +191,7 @@ class JobSpec(Advanced):
         for name in [value] if isinstance(value, str) else value.values():
             if name.count("/") != 1 or not all(part.strip() for part in name.split("/")) or not name.isprintable():
                 raise ConfigurationError(
-                    f"{name!r} is not of the form flow-name/deployment-name; `prefect deployment ls` lists them",
+                    f"{_shown(name)} is not of the form flow-name/deployment-name; `prefect deployment ls` lists them",
                     field="deployment",
                 )
         if not value:
@@ -270,7 +270,7 @@ def _problem(error: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(str(error["loc"][-1]), fields, n=2)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(fields)}"
         return f"there is no such parameter; {hint}"
-    return f"{error['msg']}, got {_shown(error.get('input'))}"
+    return "is missing" if error["type"] == "missing" else f"{error['msg']}, got {_shown(error.get('input'))}"
 
 
 def parse_pass_items_as(text: str) -> PassItems:
