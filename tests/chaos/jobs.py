@@ -62,6 +62,7 @@ class ChaosJob:
     _run: str | None = None
     _shot: bool = False  # the nemesis killed the parent
     _next_look: float = 0.0
+    _log_begin: int = 0
     _crashed_at: float | None = None
 
     # ------------------------------------------------------------------ what it is
@@ -98,7 +99,7 @@ class ChaosJob:
         ]
         self._write_request()
         if self.kind == "process":
-            self._process = self.world.start_parent([str(self._request)], self.log)
+            self._start_process()
 
     @property
     def _request(self) -> Path:
@@ -141,9 +142,19 @@ class ChaosJob:
         if (self.folder / "report.json").exists() and code in (0, 1):
             self._end()
             return
-        if not self._shot and code != 3:  # 3: Prefect cannot be reached, said while starting or resuming
+        # Before it takes up its work a parent may well say that Prefect or the job folder cannot be reached.
+        if not self._shot and (code != 3 or self._was_at_work()):
             self.complaints.append(f"the parent of {self.id} ended by itself with {code}")
         self._resume(f"the parent ended with {code}")
+
+    def _was_at_work(self) -> bool:
+        """Whether the parent that is over had begun: a resumed one says so only after it found its deployment."""
+        data = self.log.read_bytes() if self.log.exists() else b""
+        return f"Job {self.id}: {self.size.items} items".encode() in data[self._log_begin :]
+
+    def _start_process(self, *more: str) -> None:
+        self._log_begin = self.log.stat().st_size if self.log.exists() else 0
+        self._process = self.world.start_parent([str(self._request), *more], self.log)
 
     def _start_run(self) -> None:
         form = {
@@ -218,11 +229,26 @@ class ChaosJob:
         if self._run is not None and not (self.folder / "job.json").exists():
             self._run = None
             self.world.log(f"{self.id}: there is no job yet, so that it is started anew as a plain process")
-        self._process, self._run = self.world.start_parent([str(self._request), *more], self.log), None
+        self._keep_log()
+        self._run = None
+        self._start_process(*more)
         self._next_look = time.time() + RESUME_PAUSE_SECONDS
 
     def _end(self) -> None:
         self.ended = time.time()
+        self._keep_log()
+
+    def _keep_log(self) -> None:
+        """Of a parent that is a flow run: what its page shows."""
+        if self._run is None:
+            return
+        wanted = {"logs": {"flow_run_id": {"any_": [self._run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
+        try:
+            lines = self.world.ask("POST", "/logs/filter", wanted) or []
+        except StackError:
+            return
+        with self.log.open("a") as log:
+            log.writelines(f"{line['timestamp']} {line['level']} {line['message']}\n" for line in lines)
 
     # ------------------------------------------------------------------ targets of the nemesis
 
