@@ -37,6 +37,7 @@ NEED = {
     "docs/operations.md": "a server",
     "docs/batch-flows.md": "a server, and a work pool `local` with a worker",
     "docs/jobs.md": "a server, and a work pool `local` with a worker",
+    "docs/patterns/batch-task.md": "a server",
 }
 """What a page's blocks need besides a folder."""
 
