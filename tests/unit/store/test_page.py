@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.core.machine.controls import read_control
 from orchestrator.core.model import Failure, ItemOutcome
 from orchestrator.store import (
     EndRecord,
@@ -24,19 +25,24 @@ from orchestrator.store import (
     stage,
 )
 from orchestrator.store.records import check_format, stop_from_json
+from orchestrator.store.retries import outcomes_of
 
 PAGE = (Path(__file__).parents[3] / "docs" / "job-folder.md").read_text()
 EXAMPLES = [json.loads(text) for text in re.findall(r"```json\n(.*?)\n```", PAGE, re.DOTALL)]
 
 _READERS: dict[str, Callable[[Any], Any]] = {
+    "max_in_flight": lambda data: read_control(data)[1] == [],
+    "only": lambda data: check_format(data, "retry") is None and outcomes_of(data["only"]),
     "job_id": lambda data: JobRecord.from_json(data, "job.json").to_json() == data,
-    "counter": lambda data: Lease.from_json(data, "lease.json"),
+    "epoch": lambda data: Lease.from_json(data, "lease.json"),
+    "counter": lambda data: check_format(data, "alive") is None,
     "mode": lambda data: stop_from_json(data, "stop.json"),
     "i": lambda data: OutcomeRecord.from_json(data, 1, 0).to_json() == data,
     "counts": lambda data: json.loads(json.dumps(EndRecord.from_json(data, "a0.end").to_json())) == data,
     "accepts": lambda data: check_format(data, "header") is None,
     "who": lambda data: check_format(data, "epoch") is None,
     "records": lambda data: check_format(data, "revoked") is None,
+    "silent": lambda data: check_format(data, "recalled") is None,
 }
 
 

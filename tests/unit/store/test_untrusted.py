@@ -108,6 +108,25 @@ def test_a_childs_sign_of_life_that_makes_no_sense_is_none(folder: JobFolder, co
     assert folder.attempts() == {0: AttemptFiles()}, "it is no trace of an attempt that began"
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"format":1,"reason":7}', b"\xff", b"x" * (2 << 20)])
+def test_why_an_attempt_was_to_end_may_make_no_sense_and_says_all_the_same_that_it_was(
+    folder: JobFolder, content: bytes
+) -> None:
+    assert folder.read_recalled(0, 0) is None
+    folder.store.put("b/0/a0.recalled", content)
+    assert folder.read_recalled(0, 0) == ("an earlier parent run gave it up", False)
+    assert folder.attempts() == {0: AttemptFiles(recalled={0})}
+
+
+def test_why_an_attempt_was_to_end_is_one_line_and_the_first_word_stands(folder: JobFolder) -> None:
+    folder.write_recalled(0, 0, "too\nlong " * 100, True)
+    folder.write_recalled(0, 0, "another", False)
+    said = folder.read_recalled(0, 0)
+    assert said is not None
+    assert said[0].startswith("too long too long")
+    assert (len(said[0]) <= 300, said[1]) == (True, True)
+
+
 def test_an_object_of_absurd_size_is_not_read(folder: JobFolder) -> None:
     folder.store.put("lease.json", b'{"format":1,"counter":1,"epoch":1,"x":"' + b"x" * (2 << 20) + b'"}')
     with pytest.raises(StoreCorruptError, match="larger than"):
