@@ -194,7 +194,7 @@ ENDING = (B.END_READ, B.ATTEMPT_CLOSED, B.BATCH_SETTLED, B.FINISH_DECIDED, B.JOU
 # What takes longest comes first.
 CHAINS: dict[str, Case] = {
     "when_a_child_takes_too_long": recalled(B.RECALL_WRITTEN, B.RESTORE_READ),
-    "when_a_child_is_lost": losing(B.ATTEMPT_CLOSED, B.RESTORE_READ, B.ATTEMPT_LOST, B.SUBMIT_ANSWERED),
+    "when_a_child_is_lost": losing(B.END_READ, B.ATTEMPT_CLOSED, B.RESTORE_READ, B.ATTEMPT_LOST, B.SUBMIT_ANSWERED),
     "while_children_run": held(B.SUBMIT_ANSWERED, *RESTORING, (B.SUBMIT_PLAYED, 2), (B.CHILDREN_READ, 2)),
     "when_it_trips": tripping(B.STOP_WRITTEN, B.CANCEL_READY, B.CANCEL_SENT, by_command=True),
     "when_it_drains": draining(B.DRAIN_WRITTEN),
@@ -203,7 +203,7 @@ CHAINS: dict[str, Case] = {
     "when_it_asks_for_a_lost_child": resolving(B.RESOLVE_READY),
     "when_it_found_a_lost_child": resolving(B.RESOLVE_ANSWERED),
     "before_its_first_child": small(*BEFORE, by_command=True),
-    "as_children_end": pair(*ENDING, B.REPORT_WRITTEN, is_over="report"),
+    "as_children_end": pair(*ENDING[1:], B.REPORT_WRITTEN, is_over="report"),
     "after_the_report_of_a_stop": waiting(B.PAGE_PUBLISHED, is_over="refused"),
     "after_a_stop": waiting(B.FINISHED_EMITTED, is_over="refused", by_command=True),
     "after_all": nothing(B.LEASE_ENDED, is_over="report", by_command=True),
