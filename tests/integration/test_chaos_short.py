@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
+from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
+from websockets.http11 import Request, Response
+from websockets.sync.client import ClientConnection, connect
+from websockets.sync.server import ServerConnection, serve
 
 from orchestrator.store.layout import log as log_name
 from orchestrator.testing import simulate
@@ -15,6 +23,7 @@ from tests.chaos.campaign import Campaign, Plan
 from tests.chaos.checker import check
 from tests.chaos.evidence import Evidence, Execution, RunHistory, read_attempts
 from tests.chaos.jobs import Size
+from tests.chaos.proxy import Mode, Proxy
 from tests.chaos.telling import story, summary, table
 
 FAULTS = ("kill-child", "cut", "answer-503", "server-2s", "kill-parent")
@@ -36,6 +45,98 @@ def test_a_job_survives_a_killed_child_a_bad_connection_a_server_restart_and_its
     assert judgement.resumed >= 1
     (evidence,) = judgement.evidence
     assert len(evidence.outcomes) == 24
+
+
+# ---------------------------------------------------------------------- the connections' faults
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    """A proxy before a small server that answers HTTP with 200 and echoes what comes over a websocket."""
+
+    def answer(connection: ServerConnection, request: Request) -> Response | None:
+        return None if request.headers.get("Upgrade") else connection.respond(200, "well")
+
+    with serve(lambda ws: [ws.send(m) for m in ws], "127.0.0.1", 0, process_request=answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        proxy = Proxy(server.socket.getsockname()[1])
+        proxy.start()
+        try:
+            yield proxy
+        finally:
+            proxy.stop()
+            server.shutdown()
+            thread.join()
+
+
+def get(proxy: Proxy, timeout: float = 30) -> httpx.Response:
+    return httpx.get(proxy.url, timeout=timeout, trust_env=False)
+
+
+@pytest.mark.parametrize(("mode", "status"), [(Mode.BUSY, 503), (Mode.TOO_MANY, 429)])
+def test_the_proxy_answers_instead_of_the_server_until_told_otherwise(proxy: Proxy, mode: Mode, status: int) -> None:
+    assert get(proxy).text.strip() == "well"
+    proxy.set(mode)
+    answer = get(proxy)
+    assert answer.status_code == status
+    assert answer.headers.get("Retry-After") == ("2" if status == 429 else None)
+    proxy.set(Mode.PASS)
+    assert get(proxy).status_code == 200
+    assert proxy.hit == 1
+
+
+def test_the_proxy_refuses_connections_and_takes_them_again_at_the_same_port(proxy: Proxy) -> None:
+    proxy.set(Mode.REFUSE)
+    with pytest.raises(httpx.ConnectError):
+        get(proxy)
+    proxy.set(Mode.PASS)
+    assert get(proxy).status_code == 200
+
+
+def test_the_proxy_swallows_what_it_is_sent(proxy: Proxy) -> None:
+    with talking(proxy) as ws:
+        proxy.set(Mode.BLACKHOLE)
+        with pytest.raises(httpx.ReadTimeout):
+            get(proxy, timeout=0.5)
+        ws.send("lost")
+        with pytest.raises(TimeoutError):
+            ws.recv(timeout=0.5)
+        proxy.set(Mode.PASS)
+        with pytest.raises(ConnectionClosedError):
+            ws.recv(timeout=30)
+    assert get(proxy).status_code == 200
+
+
+def test_the_proxy_delays_each_piece_of_data(proxy: Proxy) -> None:
+    with talking(proxy) as ws:
+        proxy.set(Mode.DELAY, delay=0.3)
+        began = time.monotonic()
+        ws.send("later")
+        assert ws.recv(timeout=30) == "later"
+        assert time.monotonic() - began >= 0.6, "there and back"
+
+
+def test_the_proxy_resets_connections_and_closes_websockets_as_a_server_that_goes_away(proxy: Proxy) -> None:
+    with talking(proxy) as ws:
+        proxy.cut()
+        with pytest.raises(ConnectionClosedError):
+            ws.recv(timeout=30)
+    with talking(proxy) as ws:
+        proxy.close_websockets(1001)
+        with pytest.raises(ConnectionClosedOK) as closed:
+            ws.recv(timeout=30)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1001
+    assert proxy.hit == 2
+
+
+@contextmanager
+def talking(proxy: Proxy) -> Iterator[ClientConnection]:
+    with connect(proxy.url.replace("http", "ws"), proxy=None, close_timeout=1) as ws:
+        ws.send("hello")
+        assert ws.recv(timeout=30) == "hello"
+        yield ws
 
 
 # ---------------------------------------------------------------------- the judge
