@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from orchestrator.core.killswitch import DEFAULT_FAIL_IF, DEFAULT_KILL_SWITCH, Switch
-from orchestrator.core.model import StopCause, StopMode, StopRecord, Verdict
+from orchestrator.core.model import StopMode, Verdict
 from orchestrator.core.report import Report
 from orchestrator.engine.context import ParentRun, outermost_run, run_logger
 from orchestrator.engine.gateway import Gateway
@@ -27,6 +27,7 @@ from orchestrator.flows.prepare import Prepared, check_shared, prepare, storage_
 from orchestrator.flows.request import JobSpec, Limits, make_spec
 from orchestrator.flows.restore import restore
 from orchestrator.reactor import JobThread, JobView, Reactor, Recorder
+from orchestrator.reactor.thread import is_our_fault
 from orchestrator.settings import Settings
 from orchestrator.store import Source, SourcePolicy, as_source
 
@@ -34,6 +35,7 @@ T = TypeVar("T")
 OnView = Callable[[JobView], None]
 OnFailure = Literal["raise", "return"]
 
+RESULT_PIECE_SECONDS = 1.0
 PARENT_CANCELLED_SECONDS = 26.0
 """What a cancelled parent uses to settle: Prefect kills it about 29 s after the request. Source: measured, 3.8.8."""
 
@@ -65,7 +67,7 @@ async def orchestrate(
     isolate_crashing_items: bool = True,
     start_timeout_seconds: float = 600,
     batch_timeout_seconds: float | None = None,
-    on_parent_cancelled: Literal["cancel", "abandon"] = "cancel",
+    on_parent_cancelled: Literal["cancel", "drain", "abandon"] = "cancel",
     job_id: str | None = None,
     storage: str | None = None,
     on_progress: OnView | None = None,
@@ -96,7 +98,8 @@ async def orchestrate(
         isolate_crashing_items: From a batch's third attempt on, find the item that kills its run and fail it alone.
         start_timeout_seconds: A child run may stay Pending so long.
         batch_timeout_seconds: A child run may be Running so long; None for no bound.
-        on_parent_cancelled: What becomes of child runs when this run is cancelled.
+        on_parent_cancelled: What becomes of child runs when this run is cancelled or dies: `cancel`; or they finish
+            their batch and the job ends (`drain`) or can be resumed (`abandon`).
         job_id: Same id and same request again resume the job. Default: from the outermost flow run, else random.
         storage: fsspec URL under which job folders lie; by default `ORCHESTRATOR_STORAGE`, else in `PREFECT_HOME`.
         on_progress: Called about once a second with a snapshot, from another thread.
@@ -252,9 +255,15 @@ class Call:
 
         return JobThread(prepared.job, prepared.heart, self.open_gateway, make, self.log)
 
-    def stop(self) -> StopRecord:
-        name = self.parent.name if self.parent else "this process"
-        return StopRecord(StopMode.CANCEL, StopCause.PARENT_CANCELLED, f"{name} was cancelled", f"parent run {name}")
+    def interrupt(self, thread: JobThread, prepared: Prepared) -> None:
+        """Who waits for the job was interrupted: end it, or leave it, as was asked for."""
+        record = prepared.job.stop_of_cancelled(self.parent.name if self.parent else "this process")
+        if record is None:
+            thread.abandon()
+            return
+        how = "child runs finish their batch" if record.mode is StopMode.DRAIN else "stopping its child runs"
+        self.log.warning("This run was cancelled: %s.", how)
+        thread.request_stop(record)
 
 
 def make_call(
@@ -298,12 +307,14 @@ async def run_async(call: Call, prepared: Prepared) -> Report:
     try:
         return await asyncio.shield(ended)
     except asyncio.CancelledError:
-        if prepared.abandons:
-            thread.abandon()
-        else:
-            _request(thread, call)
+        call.interrupt(thread, prepared)
+        if not prepared.abandons:
             await _settled_within(ended, PARENT_CANCELLED_SECONDS)
         _silence(ended)
+        raise
+    except Exception as e:
+        if is_our_fault(e):
+            await _settle_after_our_fault(call, prepared)
         raise
 
 
@@ -314,22 +325,51 @@ def _run_sync(call: Call, prepared: Prepared) -> Report:
     thread = call.thread(prepared)
     ended = thread.start()
     try:
-        return ended.result()
+        return _result(ended)
     except BaseException as e:
         if ended.done() and ended.exception() is e:
+            if is_our_fault(e):
+                _in_own_loop(lambda: _settle_after_our_fault(call, prepared))
             raise
-        # KeyboardInterrupt, Prefect's TerminationSignal: not the job's own end.
-        if prepared.abandons:
-            thread.abandon()
-        else:
-            _request(thread, call)
+        # KeyboardInterrupt, Prefect's TerminationSignal, a flow's timeout: not the job's own end.
+        call.interrupt(thread, prepared)
+        if not prepared.abandons:
             _wait(ended, PARENT_CANCELLED_SECONDS)
         raise
 
 
-def _request(thread: JobThread, call: Call) -> None:
-    call.log.warning("This run was cancelled: stopping its child runs.")
-    thread.request_stop(call.stop())
+def _result(ended: Future[Report]) -> Report:
+    """The report, waited for in pieces.
+
+    Prefect times a sync flow out in a thread by an exception that arrives between two steps of Python: never, while one
+    waits for a lock. Source: prefect _internal/concurrency/cancellation.py (WatcherThreadCancelScope), 3.8.8.
+    """
+    while True:
+        try:
+            return ended.result(timeout=RESULT_PIECE_SECONDS)
+        except TimeoutError:
+            if ended.done():
+                return ended.result()
+
+
+async def _settle_after_our_fault(call: Call, prepared: Prepared) -> None:
+    """A fault of ours ended the job's loop: a fresh one ends what is left of it, and writes the report."""
+    job = prepared.job
+    if prepared.abandons:
+        return
+    thread: JobThread | None = None
+    try:
+        again = await call.take_over(job.id, job.folder.url.rpartition("/")[0])
+        if again.old_report is not None:
+            return
+        thread = call.thread(again)
+        await asyncio.shield(asyncio.wrap_future(thread.start()))
+    except Exception as e:  # noqa: BLE001 - the first error is the one to raise
+        call.log.error("The job could not be settled: %s. Its child runs end by themselves.", e)
+    except BaseException:
+        if thread is not None:
+            thread.abandon()
+        raise
 
 
 async def _settled_within(ended: asyncio.Future[Report], seconds: float) -> None:

@@ -53,7 +53,6 @@ class Prepared:
     Args:
         old_report: The job is over already; nothing is left to run.
         resumed: An earlier parent began it.
-        abandons: A cancelled parent leaves the children to finish their batches.
     """
 
     job: Job
@@ -61,7 +60,11 @@ class Prepared:
     settings: Settings
     resumed: bool = False
     old_report: Report | None = None
-    abandons: bool = False
+
+    @property
+    def abandons(self) -> bool:
+        """Whether a cancelled parent leaves the job, and the children to finish their batches."""
+        return self.job.on_parent_cancelled == "abandon"
 
 
 # ------------------------------------------------------------------ where
@@ -269,12 +272,13 @@ async def start_of(
         url=parent.url if parent else None,
         mask=Masker(settings.masked_env),
         first=await asyncio.to_thread(first_of, folder),
+        on_parent_cancelled=spec.on_parent_cancelled,
         times=Times(poll=settings.poll_seconds, fence=fence, alive=alive),
         age=_age(record) if resumed else 0.0,
     )
-    on_loss: OnLoss = "finish" if spec.on_parent_cancelled == "abandon" else "stop"
+    on_loss: OnLoss = "stop" if spec.on_parent_cancelled == "cancel" else "finish"
     heart = Heart(folder, epoch, beat_seconds=settings.beat_seconds, on_loss=on_loss)
-    return Prepared(job, heart, settings, resumed=resumed, abandons=spec.on_parent_cancelled == "abandon")
+    return Prepared(job, heart, settings, resumed=resumed)
 
 
 def _age(record: JobRecord) -> float:

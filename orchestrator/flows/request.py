@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from orchestrator.core.killswitch import DEFAULT_FAIL_IF, DEFAULT_KILL_SWITCH, Switch, from_limits, parse
 from orchestrator.core.model import StopMode
 from orchestrator.errors import ConfigurationError
-from orchestrator.reactor.job import PassItems
+from orchestrator.reactor.job import OnParentCancelled, PassItems
 from orchestrator.store import check_job_id
 
 EVERY_OTHER_GROUP = "*"
@@ -110,7 +110,7 @@ class Advanced(BaseModel):
     batch_timeout_seconds: float | None = Field(
         default=None, gt=0, description="Seconds a child run may be Running; then its batch is tried again."
     )
-    on_parent_cancelled: Literal["cancel", "abandon"] = Field(
+    on_parent_cancelled: OnParentCancelled = Field(
         default="cancel",
         description="When this run is cancelled: cancel the child runs, or let them finish their batch (abandon).",
     )

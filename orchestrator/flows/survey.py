@@ -251,7 +251,7 @@ def _to_settle(orphan: _Orphan, engine: _Engine, at: float) -> Finding:
     assert facts.record is not None
     running = engine.of_job(facts.record)
     why = f"{orphan.why} {span_text(age)} ago"
-    abandons = (facts.record.spec.get("job") or {}).get("on_parent_cancelled") == "abandon"
+    abandons = (facts.record.spec.get("job") or {}).get("on_parent_cancelled") in ("abandon", "drain")
     if abandons and running:
         return _leave(facts, f"{why}; {_runs(len(running))} finish their batch, as was asked for", age)
     if running:

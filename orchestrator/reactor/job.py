@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.core.killswitch import Switch
 from orchestrator.core.machine import Setup
-from orchestrator.core.model import Batch, BatchReference, RunId, idempotency_key
+from orchestrator.core.model import Batch, BatchReference, RunId, StopCause, StopMode, StopRecord, idempotency_key
 from orchestrator.engine.gateway import Deployment, Submission
 from orchestrator.store import JobFolder
+
+OnParentCancelled = Literal["cancel", "drain", "abandon"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,19 @@ class Job:
     mask: Callable[[str], str] = str
     first: tuple[str, str | None] | None = None
     times: Times = Times()
+    on_parent_cancelled: OnParentCancelled = "cancel"
     age: float = 0.0
+
+    def stop_after(self, cause: StopCause, reason: str, who: str) -> StopRecord | None:
+        """The stop that a parent leaves which ends before its job does; None when it leaves the job to be resumed."""
+        if self.on_parent_cancelled == "abandon":
+            return None
+        mode = StopMode.DRAIN if self.on_parent_cancelled == "drain" else StopMode.CANCEL
+        return StopRecord(mode, cause, reason, who)
+
+    def stop_of_cancelled(self, parent: str) -> StopRecord | None:
+        """The stop when the parent run of that name is cancelled."""
+        return self.stop_after(StopCause.PARENT_CANCELLED, f"{parent} was cancelled", f"parent run {parent}")
 
     @property
     def name(self) -> str:

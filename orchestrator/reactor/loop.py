@@ -72,8 +72,9 @@ class Reactor:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._creating: set[asyncio.Task[Any]] = set()
         self._watch = Watch(
-            self.state, gateway, self._events.put_nowait, poll_seconds=job.times.poll, max_waits=max_waits
-        )
+            self.state, gateway, self._events.put_nowait, poll_seconds=job.times.poll, max_waits=max_waits,
+            own=job.page_run, cancelled=self._cancelled,
+        )  # fmt: skip
         self._perform = Performer(
             job, gateway, self._io, self._events.put_nowait, self._watch.nudge, lambda: self.state.stop is not None
         )
@@ -230,6 +231,11 @@ class Reactor:
                 return
             except (OrchestratorError, OSError):
                 continue
+
+    def _cancelled(self, parent: str) -> ev.Event:
+        """Its own run is being cancelled, by Prefect's record: perhaps nobody is left to say so."""
+        record = self._job.stop_of_cancelled(parent)
+        return ev.Superseded() if record is None else ev.StopRequested(record)
 
     def _failed(self, error: BaseException) -> None:
         self._error = self._error or error

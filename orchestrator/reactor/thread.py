@@ -16,14 +16,21 @@ from concurrent.futures import Future
 from typing import Any
 
 from orchestrator.core.machine import events as ev
-from orchestrator.core.model import StopRecord
+from orchestrator.core.model import StopCause, StopRecord
 from orchestrator.core.report import Report
 from orchestrator.engine.gateway import Gateway
 from orchestrator.errors import InternalError, OrchestratorError
 from orchestrator.reactor.boundaries import Boundary, passed
 from orchestrator.reactor.heart import Heart
 from orchestrator.reactor.job import Job
-from orchestrator.reactor.loop import Reactor, failed_stop
+from orchestrator.reactor.loop import Reactor
+
+
+def is_our_fault(error: BaseException) -> bool:
+    """Whether an error that ended a job is a fault of ours, and no condition of the world that a person can mend."""
+    return isinstance(error, InternalError) or (
+        isinstance(error, Exception) and not isinstance(error, OrchestratorError)
+    )
 
 
 class JobThread:
@@ -111,7 +118,7 @@ class JobThread:
             finally:
                 await gateway.close()
         except Exception as e:
-            if not isinstance(e, OrchestratorError) or isinstance(e, InternalError):
+            if is_our_fault(e):
                 self._leave_stop(e)
             raise
         finally:
@@ -119,9 +126,11 @@ class JobThread:
             passed(Boundary.LEASE_ENDED)
 
     def _leave_stop(self, error: Exception) -> None:
-        """An error of ours: nobody will watch the children any more, so they must end by themselves."""
+        """An error of ours: nobody watches the children any more; they end as was asked for a parent that ends."""
         self._log.error("The job ends by an error of its own: %s: %s", type(error).__name__, error)
+        record = self._job.stop_after(StopCause.FAILED, f"the parent run failed: {type(error).__name__}", "parent run")
         try:
-            self._job.folder.request_stop(failed_stop(f"the parent run failed: {type(error).__name__}"))
+            if record is not None:
+                self._job.folder.request_stop(record)
         except (OrchestratorError, OSError) as unwritten:
             self._log.error("The stop could not be written: %s", unwritten)

@@ -32,13 +32,18 @@ class Watch:
         post: Takes each event; called from the loop the watch runs in.
         poll_seconds: Least time between two readings of everything; doubled after five minutes without news.
         max_waits: Most children listened to at once; 0 for none.
+        own: The parent's own run, read with the children: whether it is cancelled is otherwise told by its worker
+            alone, which may be dead.
+        cancelled: What happens then, given the run's name.
     """
 
     def __init__(
-        self, state: State, gateway: Gateway, post: Callable[[ev.Event], None], *, poll_seconds: float, max_waits: int
-    ) -> None:
+        self, state: State, gateway: Gateway, post: Callable[[ev.Event], None], *, poll_seconds: float, max_waits: int,
+        own: RunId | None = None, cancelled: Callable[[str], ev.Event] | None = None,
+    ) -> None:  # fmt: skip
         self._state, self._gateway, self._post = state, gateway, post
         self._poll, self._max_waits = poll_seconds, max_waits
+        self._own, self._cancelled, self._own_ran = own, cancelled, False
         self._waits: dict[int, asyncio.Task[None]] = {}
         self._missed: dict[RunId, int] = {}
         self._nudged = asyncio.Event()
@@ -120,7 +125,9 @@ class Watch:
         }
         if not asked:
             return
-        runs = await self._gateway.read_runs(list(asked))
+        runs = await self._gateway.read_runs([*asked, *([self._own] if self._own else [])])
+        if self._own is not None and (own := runs.get(self._own)) is not None:
+            self._look_at_own(own)
         passed(Boundary.CHILDREN_READ)
         running: list[RunId] = []
         for run_id, (batch, attempt) in asked.items():
@@ -146,6 +153,13 @@ class Watch:
                     known = self._state.batches[progress.batch]
                     if progress.attempt == known.attempt and progress.sequence > known.sequence:
                         self._news(ev.Progressed(progress))
+
+    def _look_at_own(self, run: Run) -> None:
+        self._own_ran = self._own_ran or run.phase is Phase.RUNNING
+        # Once it was seen to run: whoever finishes a job for a parent that was cancelled is not cancelled itself.
+        if self._own_ran and self._cancelled is not None and run.phase in (Phase.CANCELLING, Phase.CANCELLED):
+            self._own = None
+            self._news(self._cancelled(run.name))
 
     def _news(self, event: ev.Event) -> None:
         self._last_news = asyncio.get_running_loop().time()

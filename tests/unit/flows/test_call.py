@@ -279,7 +279,8 @@ def test_a_call_in_a_run_is_named_after_the_run_unless_it_has_a_name(monkeypatch
     named = make_call({"deployment": NAME, "job_id": "mine"})
     assert named.spec is not None
     assert named.spec.job_id == "mine"
-    assert "brave-owl" in made.stop().reason
+    assert made.parent is not None
+    assert made.parent.name == "brave-owl"
 
 
 def test_what_is_none_has_its_default_but_a_switch_that_is_none_is_none():

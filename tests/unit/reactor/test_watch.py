@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.core.machine import events as ev
-from orchestrator.core.model import Counts, Phase, Progress, RunId
+from orchestrator.core.model import Counts, Phase, Progress, RunId, StopCause, StopMode, StopRecord
 from orchestrator.engine.gateway import Run
 from orchestrator.engine.memory import MemoryGateway
 from orchestrator.engine.virtual import run as run_virtually
@@ -54,7 +54,7 @@ class Records(MemoryGateway):
 
 
 def watched(gateway: Records, play: Play, seconds: float, *, max_waits: int = 0, poll: float = 3.0,
-            meanwhile: Callable[[Watch], None] | None = None) -> list[ev.Event]:  # fmt: skip
+            meanwhile: Callable[[Watch], None] | None = None, own: RunId | None = None) -> list[ev.Event]:  # fmt: skip
     """What is posted within so many seconds; each event is played at once, as the reactor would."""
     posted: list[ev.Event] = []
 
@@ -63,7 +63,7 @@ def watched(gateway: Records, play: Play, seconds: float, *, max_waits: int = 0,
         play.play(event)
 
     async def whole() -> None:
-        watch = Watch(play.state, gateway, post, poll_seconds=poll, max_waits=max_waits)
+        watch = Watch(play.state, gateway, post, poll_seconds=poll, max_waits=max_waits, own=own, cancelled=cancelled)
         for batch in play.state.batches:
             if batch.run is not None:
                 watch.listen(batch.index, batch.attempt, batch.run)
@@ -77,6 +77,41 @@ def watched(gateway: Records, play: Play, seconds: float, *, max_waits: int = 0,
 
     run_virtually(whole())
     return posted
+
+
+def cancelled(parent: str) -> ev.Event:
+    return ev.StopRequested(StopRecord(StopMode.CANCEL, StopCause.PARENT_CANCELLED, f"{parent} was cancelled", parent))
+
+
+OWN = RunId("own")
+
+
+def test_the_parents_own_cancellation_is_read_where_nobody_is_left_to_tell_it_and_told_once():
+    play, gateway = flying(2, Phase.RUNNING)
+    gateway.phases[OWN] = Phase.RUNNING
+
+    def cancel(_: Watch) -> None:
+        gateway.phases[OWN] = Phase.CANCELLING
+
+    posted = watched(gateway, play, 60, own=OWN, meanwhile=cancel)
+    told = [event for event in posted if isinstance(event, ev.StopRequested)]
+    assert [event.record.reason for event in told] == ["a run was cancelled"]
+
+
+def test_whoever_finishes_a_job_for_a_parent_that_was_cancelled_is_not_cancelled_itself():
+    play, gateway = flying(1, Phase.RUNNING)
+    gateway.phases[OWN] = Phase.CANCELLED
+    assert not any(isinstance(event, ev.StopRequested) for event in watched(gateway, play, 60, own=OWN))
+
+
+def test_the_parents_own_run_costs_no_request_of_its_own():
+    play, gateway = flying(3, Phase.RUNNING)
+    watched(gateway, play, 60)
+    alone = len(gateway.read_at)
+    play, gateway = flying(3, Phase.RUNNING)
+    gateway.phases[OWN] = Phase.RUNNING
+    watched(gateway, play, 60, own=OWN)
+    assert len(gateway.read_at) == alone
 
 
 def flying(n: int, phase: Phase = Phase.SCHEDULED) -> tuple[Play, Records]:
