@@ -312,7 +312,7 @@ def results(
         written = write_dead_letter(folder, dead_letter, _left(outcome), limit)
         if dead_letter != "-":
             facts = {"job_id": job, "file": dead_letter, "items": written}
-            give_json(facts) if json else give(f"{written:,} items in {dead_letter}")
+            give_json(facts) if json else give(f"{written:,} {'item' if written == 1 else 'items'} in {dead_letter}")
         return 0
     only = None if outcome == "all" else {ItemOutcome(outcome or "succeeded")}
     over = folder.read_report() is not None
