@@ -6,10 +6,10 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -17,7 +17,7 @@ from orchestrator.core.machine import events as ev
 from orchestrator.core.machine.wire import Header, Recorded
 from orchestrator.core.model import Counts, EndReason, Phase, Reading
 from orchestrator.engine.faults import Faults, Rates
-from orchestrator.engine.gateway import Gateway
+from orchestrator.engine.gateway import Gateway, Run
 from orchestrator.engine.memory import MemoryGateway, SimulatedEngine
 from orchestrator.engine.virtual import run as run_virtually
 from orchestrator.flows.prepare import prepare, take_over
@@ -34,7 +34,6 @@ from tests.unit.reactor.jobs import prepared
 logger = logging.getLogger(__name__)
 SETTINGS = Settings(item_grace_seconds=1, fence_seconds=1)
 RATES = Rates(unavailable=0.0, crash=0.2, delete=0.05, cancel=0.05, stuck_pending=0.0)
-T = TypeVar("T")
 _numbers = itertools.count()
 
 
@@ -57,12 +56,32 @@ class Watched:
         return [] if self._hidden and prefix == layout.EVENTS else found
 
 
-async def both(job: Job, gateway: Gateway) -> tuple[list[ev.Event], int, int]:
+class Still(MemoryGateway):
+    """A door behind which nothing moves any more: these runs, by key."""
+
+    def __init__(self, runs: Mapping[str, Run]) -> None:
+        super().__init__()
+        self._runs = runs
+
+    async def find_by_keys(self, flow_id: str, keys: Sequence[str]) -> Mapping[str, Run]:
+        return {key: self._runs[key] for key in keys if key in self._runs}
+
+
+async def stilled(job: Job, gateway: MemoryGateway) -> Still:
+    """What the next parent would find behind that door now."""
+    keys = [job.key(batch, attempt) for batch in range(len(job.batches)) for attempt in range(5)]
+    runs: dict[str, Run] = {}
+    for first in range(0, len(keys), 100):
+        runs.update(await gateway.find_by_keys(job.deployment_of(0).flow_id, keys[first : first + 100]))
+    return Still(runs)
+
+
+def both(job: Job, gateway: Gateway) -> tuple[list[ev.Event], int, int]:
     """What a parent that takes over is told, with and without what was recorded: the same; and the reads of each."""
     found = []
     for hidden in (False, True):
         store = Watched(open_store(job.folder.url), hidden=hidden)
-        events = await restore(replace(job, folder=JobFolder(store)), gateway)  # type: ignore[arg-type]
+        events = asyncio.run(restore(replace(job, folder=JobFolder(store)), gateway))  # type: ignore[arg-type]
         found.append((events, store.gets))
     (fast, quick), (slow, long) = found
     assert decisive(job, fast) == decisive(job, slow)
@@ -80,12 +99,10 @@ def decisive(job: Job, events: list[ev.Event]) -> list[ev.Event]:
     return [bare(event) for event in events]
 
 
-def interrupted(
-    storage: str, then: Callable[[Job, Gateway], Awaitable[T]], *, seed: int, after: float, items: int = 90
-) -> T:
-    """A job whose parent dies after so many seconds; what `then` makes of it, as the next parent finds it."""
+def interrupted(storage: str, *, seed: int, after: float, items: int = 90) -> tuple[Job, Still]:
+    """A job whose parent dies after so many seconds, as the next parent finds it."""
 
-    async def whole() -> T:
+    async def whole() -> tuple[Job, Still]:
         children = SimulatedBatches(lambda n: 1 // (n % 5), seconds_per_item=0.4, fence_seconds=1, grace_seconds=1)
         engine = SimulatedEngine(children, faults=Faults(seed=seed, rates=RATES))
         gateway = MemoryGateway(engine=engine)
@@ -96,11 +113,14 @@ def interrupted(
         reactor = Reactor(first.job, gateway, log=logger, io=Io(inline=True), recorder=Recorder(first.job))
         running = asyncio.ensure_future(reactor.run())
         await asyncio.sleep(after)
+        assert not running.done(), running.exception()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await asyncio.sleep(3)  # meanwhile children go on
         second = await take_over("j", storage, gateway, settings=SETTINGS)
-        return await then(second.job, gateway)
+        door = await stilled(second.job, gateway)
+        await engine.shut_down()
+        return second.job, door
 
     return run_virtually(whole())
 
@@ -115,7 +135,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize(("seed", "after"), [(n, 4.0 + 3 * n) for n in range(8)])
 def test_a_parent_that_takes_over_is_told_the_same_whether_events_were_recorded_or_not(storage, seed, after):
-    fast, quick, long = interrupted(storage, both, seed=seed, after=after)
+    fast, quick, long = both(*interrupted(storage, seed=seed, after=after))
     restored = [e for e in fast if isinstance(e, ev.Restored)]
     assert after < 8 or (len(restored) > 3 and quick < long)
 
@@ -145,27 +165,22 @@ def damages(data: bytes) -> dict[str, bytes]:
 
 
 def test_no_damage_of_what_was_recorded_makes_a_parent_that_takes_over_believe_what_the_folder_does_not_say(storage):
-    async def damaged(job: Job, gateway: Gateway) -> int:
-        store = job.folder.store
-        data = b"".join(store.get(name) or b"" for name in parents(store)[1])
-        for altered in damages(data).values():
-            store.put("events/1.jsonl", altered)
-            await both(job, gateway)
-        return len(data)
-
-    assert interrupted(storage, damaged, seed=3, after=16.0) > 3_000
+    job, door = interrupted(storage, seed=3, after=16.0)
+    store = job.folder.store
+    data = b"".join(store.get(name) or b"" for name in parents(store)[1])
+    assert len(data) > 3_000
+    for altered in damages(data).values():
+        store.put("events/1.jsonl", altered)
+        both(job, door)
 
 
 def test_a_reading_of_a_batch_whose_attempt_was_given_up_since_is_not_believed(storage):
-    async def given_up(job: Job, gateway: Gateway) -> None:
-        events, *_ = await both(job, gateway)
-        ended = next(e for e in events if isinstance(e, ev.Restored) and e.reading.ended)
-        job.folder.store.put(layout.revoked(ended.batch, ended.attempt), encode_json({"format": 1, "records": 0}))
-        again, *_ = await both(job, gateway)
-        now = next(e for e in again if isinstance(e, ev.Restored) and e.batch == ended.batch)
-        assert not now.reading.ended
-
-    interrupted(storage, given_up, seed=1, after=14.0)
+    job, door = interrupted(storage, seed=1, after=14.0)
+    events, *_ = both(job, door)
+    ended = next(e for e in events if isinstance(e, ev.Restored) and e.reading.ended)
+    job.folder.store.put(layout.revoked(ended.batch, ended.attempt), encode_json({"format": 1, "records": 0}))
+    again, *_ = both(job, door)
+    assert not next(e for e in again if isinstance(e, ev.Restored) and e.batch == ended.batch).reading.ended
 
 
 # ------------------------------------------------------------------ quicker
@@ -199,7 +214,7 @@ def test_taking_over_a_thousand_settled_batches_reads_what_was_recorded_and_what
 
 
 def test_a_flow_of_somebody_else_that_settled_is_recorded_too_and_one_that_did_not_is_read_again(storage):
-    async def whole() -> tuple[int, int]:
+    async def whole() -> tuple[Job, Still]:
         engine = SimulatedEngine(by_value)
         theirs = replace(engine.deployments[DEPLOYMENT], parameter_schema={"properties": {"item": {}}})
         engine.deployments[DEPLOYMENT] = replace(theirs, is_batch_flow=False)
@@ -215,12 +230,11 @@ def test_a_flow_of_somebody_else_that_settled_is_recorded_too_and_one_that_did_n
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         second = await take_over("j", storage, gateway, settings=SETTINGS)
-        _, quick, long = await both(second.job, gateway)
-        return quick, long
+        return second.job, await stilled(second.job, gateway)
 
     async def by_value(run: Any) -> Phase:
         await asyncio.sleep(1)
         return (Phase.COMPLETED, Phase.FAILED, Phase.CRASHED)[run.parameters["item"] % 3]
 
-    quick, long = run_virtually(whole())
+    _, quick, long = both(*run_virtually(whole()))
     assert quick < long
