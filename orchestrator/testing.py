@@ -15,17 +15,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.core.model import BatchReference, EndReason, ItemOutcome, Phase, Progress, StopMode
+from orchestrator.core.model import BatchReference, EndReason, Item, ItemOutcome, Phase, Progress, StopMode
 from orchestrator.core.report import Report
 from orchestrator.engine.faults import Faults
 from orchestrator.engine.memory import MemoryGateway, SimulatedEngine
 from orchestrator.engine.simulated import TYPICAL, Latencies, SimulatedRun
 from orchestrator.engine.virtual import run as run_virtually
-from orchestrator.errors import AttemptTakenError, InternalError, OrchestratorError
+from orchestrator.errors import AttemptTakenError, ConfigurationError, InternalError, OrchestratorError
 from orchestrator.flows.prepare import Prepared, prepare, take_over
 from orchestrator.flows.request import make_spec
 from orchestrator.flows.restore import restore
@@ -33,6 +33,7 @@ from orchestrator.reactor import JobView, Reactor, Recorder
 from orchestrator.reactor.perform import Io
 from orchestrator.settings import Settings
 from orchestrator.store import Counting, EndRecord, JobFolder, Ledger, OutcomeRecord, as_source
+from orchestrator.store.ledger import refuse
 
 DEPLOYMENT = "simulated/batches"
 """The deployment that a simulated engine has from the start."""
@@ -84,6 +85,11 @@ class SimulatedBatches:
         if (reason := _closed(folder, reference)) is not None:
             run.state_name = reason.value.title()
             return Phase.CANCELLED
+        try:
+            items = folder.read_items(reference)
+        except ConfigurationError as e:  # as the real child does
+            refuse(folder, reference.batch, reference.attempt, reference.start, e, str(e))
+            return Phase.FAILED
         if folder.unended_before(reference.batch, reference.attempt):
             await asyncio.sleep(self._fence + self._grace)
         ledger = Ledger(folder, reference.batch, reference.attempt, reference.count, start=reference.start)
@@ -94,7 +100,8 @@ class SimulatedBatches:
         counting = Counting(carried.counts)
         alive = asyncio.ensure_future(_say_alive(folder, reference))
         try:
-            reason = await self._items(run, reference, folder, ledger, dict(carried.outcomes), counting)
+            left = [item for item in items if item.index not in carried.outcomes]
+            reason = await self._items(run, reference, folder, ledger, left, counting)
         finally:
             alive.cancel()
         ledger.end(EndRecord(reason, counting.counts()))
@@ -110,14 +117,12 @@ class SimulatedBatches:
         reference: BatchReference,
         folder: JobFolder,
         ledger: Ledger,
-        done: Mapping[int, ItemOutcome],
+        items: Sequence[Item],
         counting: Counting,
     ) -> EndReason:
         loop = asyncio.get_running_loop()
         looked, told, sequence = loop.time(), loop.time(), 0
-        for item in folder.read_items(reference):
-            if item.index in done:
-                continue
+        for item in items:
             if loop.time() - looked >= self._fence:
                 looked = loop.time()
                 if (reason := _closed(folder, reference)) is not None:

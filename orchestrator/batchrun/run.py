@@ -16,11 +16,11 @@ from orchestrator.batchrun.fence import Fence
 from orchestrator.batchrun.isolation import order, with_signal
 from orchestrator.batchrun.options import JobSettings, Options
 from orchestrator.batchrun.recorder import printable
-from orchestrator.core.model import BatchReference, Counts, EndReason, Failure, Item, ItemOutcome, StopMode
+from orchestrator.core.model import BatchReference, Counts, EndReason, Item, ItemOutcome, StopMode
 from orchestrator.errors import ConfigurationError, JobConflictError, RunDiedError, StoreUnavailableError
-from orchestrator.store import EndRecord, JobFolder, Ledger, OutcomeRecord, encode_json
+from orchestrator.store import EndRecord, JobFolder, Ledger, OutcomeRecord
 from orchestrator.store.layout import REPORT
-from orchestrator.store.layout import end as end_name
+from orchestrator.store.ledger import refuse
 
 _LAST_RESORT_SECONDS = 5.0  # after the grace: by then a run whose loop answers has ended
 _LAST_WORD_TRIES = 5
@@ -97,8 +97,7 @@ class Attempt(Run):
         """The last attempt: the next one would meet the same changed items, the same missing limit."""
         why = printable(self.door.mask(" ".join(str(error).split())))[:1000]
         self.door.logger.error("Refused: %s", why)
-        record = EndRecord(EndReason.REFUSED, error=Failure(self.reference.start, "", type(error).__name__, why))
-        self._folder.store.put_new(end_name(self.batch, self.attempt), encode_json(record.to_json()))
+        refuse(self._folder, self.batch, self.attempt, self.reference.start, error, why)
         return Ending("FAILED", "Refused", why)
 
     def _refuse_what_is_over(self) -> None:

@@ -87,11 +87,15 @@ async def _restore_page(
     passed(Boundary.RESTORE_ASKED)
     ended = {b: _phase(runs.get(key)) for b, key in unfinished.items()}
     readings |= await _read(job, {b: (k, ended.get(b)) for b, k in over.items() if b not in readings})
+    # It came as far as its ledger and Prefect does not know it any more: what it did counts, and it is over.
+    deleted = {b: k for b, k in current.items() if b in files and k in files[b].started and wanted[b] not in runs}
+    readings |= await _read(job, {b: (k, None) for b, k in deleted.items()})
+    over |= deleted
     recalled = await _recalled(job, [k for k in (*over.items(), *current.items()) if _has_mark(files, *k)])
     events: list[ev.Event] = []
     for b, attempt in over.items():
         # A next attempt exists: however this one ended, it was tried again.
-        phase = None if wanted[b] in runs else ended.get(b)
+        phase = None if wanted[b] in runs or b in deleted else ended.get(b)
         events.append(ev.Restored(b, attempt, readings[b], phase, recalled.get((b, attempt), (None, False))[0]))
     for b, key in wanted.items():
         if (run := runs.get(key)) is not None:

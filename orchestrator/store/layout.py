@@ -31,12 +31,12 @@ PART_BYTES = 8 << 20  # a staged part is closed once it has this many
 INDEX_BATCHES = 10_000  # batches per index object
 
 _NONCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_PART = re.compile(r"items/[A-Za-z0-9_-]{1,64}/part-\d{5,9}\.jsonl")
-_ATTEMPT = re.compile(r"b/(\d{1,12})/a(\d{1,6})(?:\.(\d{1,9}))?\.(jsonl|end|revoked|recalled|now|alive)")
-_STAGED = re.compile(r"items/[A-Za-z0-9_-]{1,64}/(?:part|index)-\d{5,9}\.jsonl")
-_STOP = re.compile(r"stop(?:-\d{1,6})?\.json")
-_EVENTS = re.compile(r"events/(\d{1,12})(?:\.(\d{1,9}))?\.jsonl")
-_NUMBERED = re.compile(r"(?:epoch|control|retries)/(\d{1,12})\.json")
+_PART = re.compile(r"items/[A-Za-z0-9_-]{1,64}/part-[0-9]{5,9}\.jsonl")
+_ATTEMPT = re.compile(r"b/([0-9]{1,12})/a([0-9]{1,6})(?:\.([0-9]{1,9}))?\.(jsonl|end|revoked|recalled|now|alive)")
+_STAGED = re.compile(r"items/[A-Za-z0-9_-]{1,64}/(?:part|index)-[0-9]{5,9}\.jsonl")
+_STOP = re.compile(r"stop(?:-[0-9]{1,6})?\.json")
+_EVENTS = re.compile(r"events/([0-9]{1,12})(?:\.([0-9]{1,9}))?\.jsonl")
+_NUMBERED = re.compile(r"(?:epoch|control|retries)/([0-9]{1,12})\.json")
 
 
 class Kind(StrEnum):

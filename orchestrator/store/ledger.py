@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.core.model import Counts, ItemOutcome
+from orchestrator.core.model import Counts, EndReason, Failure, ItemOutcome
 from orchestrator.errors import AttemptTakenError, InternalError, StoreUnavailableError
 from orchestrator.store import layout
 from orchestrator.store.jsonl import encode_json
@@ -243,3 +243,14 @@ class Ledger:
                 self._records += len(lines)
                 del self._pending[: len(lines)]
                 self._failure = None
+
+
+def refuse(folder: JobFolder, batch: int, attempt: int, start: int, error: Exception, why: str) -> None:
+    """An attempt's last word when it cannot begin, and no new attempt could.
+
+    Args:
+        start: Index of the batch's first item.
+        why: One line for people, without secrets.
+    """
+    record = EndRecord(EndReason.REFUSED, error=Failure(start, "", type(error).__name__, why))
+    folder.store.put_new(layout.end(batch, attempt), encode_json(record.to_json()))

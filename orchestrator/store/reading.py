@@ -246,13 +246,15 @@ def read_ledger(
 
 def read_log(store: Store, batch: int, attempt: int, segments: Sequence[int], start: int, count: int) -> AttemptLog:
     """One attempt's log; a log that is not there reads as empty."""
-    names = [layout.log(batch, attempt, s) for s in segments] if segments else [layout.log(batch, attempt)]
-    data = b"".join(store.get(name) or b"" for name in names)
+    names = [layout.log(batch, attempt, s) for s in segments]
+    # Where there is an appended log it is the only one: segments beside it are not ours.
+    whole = store.get(layout.log(batch, attempt)) if store.appends or not segments else None
+    data = b"".join(store.get(name) or b"" for name in names) if whole is None else whole
     lines = data.split(b"\n")
     lines.pop()  # what follows the last newline is not whole: a record that was being written
     accepts: Mapping[int, int] | None = None
     damaged = 0
-    what = f"{store.url}/{names[0]}"
+    what = f"{store.url}/{layout.log(batch, attempt, segments[0] if whole is None and segments else None)}"
     if lines:
         accepts = _header(lines[0], what)
         damaged += accepts is None
