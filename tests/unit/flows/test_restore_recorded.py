@@ -99,7 +99,7 @@ def decisive(job: Job, events: list[ev.Event]) -> list[ev.Event]:
     return [bare(event) for event in events]
 
 
-def interrupted(storage: str, *, seed: int, after: float, items: int = 90) -> tuple[Job, Still]:
+def interrupted(storage: str, *, seed: int, after: float, items: int = 200) -> tuple[Job, Still]:
     """A job whose parent dies after so many seconds, as the next parent finds it."""
 
     async def whole() -> tuple[Job, Still]:
