@@ -187,11 +187,11 @@ class Nemesis:
     def _door(self, strike: Strike, what: str) -> Proxy:
         if not self._doors:
             self._doors = self.chance.sample(list(self._all_doors), len(self._all_doors))
-        name = self._doors[-1]
+        name = next((name for name in self._doors if self.world.doors[name].connected), None)
+        if name is None:
+            raise NotNow(f"nothing is connected to the doors of {', '.join(self._doors)}")
+        self._doors.remove(name)
         door = self.world.doors[name]
-        if not door.connected:
-            raise NotNow(f"nothing is connected to the door of {name}")
-        self._doors.pop()
         strike.target = f"{name}: {what}"
         strike.hit = -door.hit
         self._struck = door

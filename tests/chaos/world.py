@@ -113,11 +113,26 @@ class World:
                 ],
                 parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
                 enforce_parameter_schema=True,
-                job_variables={"env": {"PREFECT_API_URL": self.doors["children"].url}},
+                job_variables={"command": self._command("children")},
             )
         env = {k: v for k, v in self._settings.items() if k.startswith("ORCHESTRATOR_")}
-        env["PREFECT_API_URL"] = self.doors["parent"].url
-        asyncio.run(register(orchestrate_flow, "chaos", pool=POOL, version="chaos", job_variables={"env": env}))
+        asyncio.run(
+            register(
+                orchestrate_flow,
+                "chaos",
+                pool=POOL,
+                version="chaos",
+                job_variables={"env": env, "command": self._command("parent")},
+            )
+        )
+
+    def _command(self, door: str) -> str:
+        """How a run's process starts, behind that door.
+
+        A job's `env` would not do: where there is a `command`, the worker's own settings come after it.
+        Source: prefect runner/_starter_engine.py, 3.8.8.
+        """
+        return f"env PREFECT_API_URL={self.doors[door].url} {sys.executable} -m orchestrator.start"
 
     # ------------------------------------------------------------------ processes
 
