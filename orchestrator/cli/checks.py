@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.cli.jobs import storage_root
 from orchestrator.engine.admin import Admin, Pool, Server, fastapi_problem, open_admin
 from orchestrator.engine.gateway import Deployment
+from orchestrator.engine.masking import SHORTEST, too_short
 from orchestrator.errors import ConfigurationError
 from orchestrator.flows.plan import SQLITE_IN_FLIGHT
 from orchestrator.settings import Settings
@@ -49,6 +51,7 @@ async def examine(found: Findings, deployment: str | None, max_in_flight: int, s
     """
     settings = Settings()
     _packages(found)
+    _secrets(found, settings.masked_env)
     root = await _storage(found, storage)
     async with open_admin(settings.masked_env) as admin:
         server = await admin.server()
@@ -62,6 +65,13 @@ async def examine(found: Findings, deployment: str | None, max_in_flight: int, s
                 found.problem("there is no work pool: `orchestrator deploy --pool NAME --create-pool` makes one")
             return
         await _deployment(found, admin, await admin.find_deployment(deployment), max_in_flight, root, settings)
+
+
+def _secrets(found: Findings, names: Sequence[str]) -> None:
+    if short := too_short(names):
+        found.tight(f"{', '.join(short)} (ORCHESTRATOR_MASKED_ENV): of fewer than {SHORTEST} characters, so not masked")
+    if unset := [name for name in names if name not in os.environ]:
+        found.tight(f"{', '.join(unset)} (ORCHESTRATOR_MASKED_ENV): not set here, so not masked here")
 
 
 def _packages(found: Findings) -> None:

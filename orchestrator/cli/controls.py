@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from orchestrator.cli.jobs import open_job, standing_json, storage_root, who
 from orchestrator.cli.options import ITEMS, JOB, STOP, JobArgument, JobId, Json, Reason, Storage, flag
 from orchestrator.cli.running import deployment_of, watched
-from orchestrator.cli.terminal import give, give_json
+from orchestrator.cli.terminal import give, give_json, masked
 from orchestrator.core.model import ItemOutcome
 from orchestrator.core.report import Report
 from orchestrator.errors import ConfigurationError
@@ -112,12 +112,12 @@ def scale(
     json: Json = False,
 ) -> int:  # fmt: skip
     """Change how many child runs a job may have at once, or its kill switch; child runs in flight are left alone."""
-    return _change(job, storage, json, max_in_flight=max_in_flight, kill_switch=kill_switch, reason=reason)
+    return _change(job, storage, json, max_in_flight=max_in_flight, kill_switch=kill_switch, reason=masked(reason))
 
 
 def pause(job: JobArgument, /, *, reason: Reason = "", storage: Storage = None, json: Json = False) -> int:
     """Submit nothing more until `resume`; child runs in flight finish their batch."""
-    return _change(job, storage, json, f"; `orchestrator resume {job}` goes on", paused=True, reason=reason)
+    return _change(job, storage, json, f"; `orchestrator resume {job}` goes on", paused=True, reason=masked(reason))
 
 
 def _change(job: str, storage: str | None, json: bool, hint: str = "", **what: Any) -> int:

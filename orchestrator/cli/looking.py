@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from orchestrator.cli.jobs import all_jobs, open_job, standing_json, who
 from orchestrator.cli.options import OUTPUT, STOP, JobArgument, Json, Reason, Storage, flag
-from orchestrator.cli.terminal import give, give_json, give_json_line, plain, say, table
+from orchestrator.cli.terminal import give, give_json, give_json_line, masked, plain, say, table
 from orchestrator.core.chain import Link
 from orchestrator.core.model import ItemOutcome, StopMode
 from orchestrator.core.report import ItemCounts, Report
@@ -168,7 +168,7 @@ def stop(
     folder = open_job(job, storage)
     mode: Literal["drain", "cancel"] = "drain" if drain else "cancel"
     before = folder.read_stop()
-    force = ask_to_stop(folder, mode, f"command line, {who()}", reason)
+    force = ask_to_stop(folder, mode, f"command line, {who()}", masked(reason))
     end = time.monotonic() + wait
     while (finished := folder.read_report()) is None and time.monotonic() < end:
         time.sleep(0.25)

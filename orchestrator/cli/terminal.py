@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from orchestrator.engine.masking import mask
 from orchestrator.errors import OrchestratorError
 
 INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
@@ -47,10 +48,16 @@ def give_json_line(data: Mapping[str, Any]) -> None:
 def error_line(error: BaseException) -> str:
     """One line (a caret under an expression excepted) that says what is wrong and what to do."""
     if isinstance(error, OrchestratorError):
-        return f"error: {error}"
-    text = " ".join(str(error).split())[:500]
+        return f"error: {masked(str(error))}"
+    text = " ".join(masked(str(error)).split())[:500]
     hint = "" if os.environ.get("ORCHESTRATOR_DEBUG") else " (ORCHESTRATOR_DEBUG=1 shows where)"
     return f"error: unexpected {type(error).__name__}: {text}{hint}"
+
+
+def masked(text: str) -> str:
+    """The text without secrets; by hand, for the settings themselves may be what is wrong."""
+    names = os.environ.get("ORCHESTRATOR_MASKED_ENV", "").split(",")
+    return mask(text, tuple(name.strip() for name in names))
 
 
 def table(rows: Iterable[tuple[str, ...]], head: tuple[str, ...] = ()) -> str:

@@ -16,6 +16,7 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from orchestrator.engine.context import outermost_run, run_logger
+from orchestrator.engine.masking import mask
 from orchestrator.engine.refusing import refusing_flow
 from orchestrator.errors import ConfigurationError
 from orchestrator.flows.prepare import storage_root
@@ -91,7 +92,7 @@ def _carry_out(job: Any, action: Any, max_in_flight: Any, kill_switch: Any, reas
     for name, value in texts.items():
         if value is not None and not isinstance(value, str):
             raise ConfigurationError(f"must be a text, not {value!r:.80}", field=name)
-    expression, why = (kill_switch or "").strip(), (reason or "").strip()
+    expression, why = (kill_switch or "").strip(), mask((reason or "").strip(), Settings().masked_env)
     if not (job or "").strip():
         raise ConfigurationError("name the job by its id", field="job")
     _check_action(action, max_in_flight, expression)
