@@ -163,7 +163,7 @@ async def cleanup_flow(
     """  # noqa: E501 - Prefect's form breaks a description where its line breaks
     settings, log = Settings(), run_logger()
     try:
-        rules = read_rules(older_than, settle_after, settings)
+        rules = read_rules(str(older_than), str(settle_after), settings)
         root = storage_root(storage or None, settings)
         found = await look_around(root, rules, settings)
     except ConfigurationError as e:
