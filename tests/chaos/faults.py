@@ -106,7 +106,7 @@ class Nemesis:
     def restart_server(self, strike: Strike, seconds: float) -> None:
         kills = self.chance.random() < 0.5
         strike.target = f"{'SIGKILL' if kills else 'SIGTERM'}, back after {seconds:g} s"
-        (self.world.stack.kill_server if kills else self.world.stack.stop_server)()
+        self.world.end_server(kills=kills)
         try:
             time.sleep(seconds)
         finally:

@@ -119,6 +119,8 @@ def _of_job(judgement: Judgement, job: str, violations: Sequence[str]) -> list[s
         parts += ["The last lines of its parent:", *log.read_text(errors="replace").splitlines()[-TAIL:], ""]
     evidence = next(e for e in judgement.evidence if e.job == job)
     batch_of = {x.index: x.batch for x in evidence.executions}
+    for batch, attempts in evidence.attempts.items():
+        batch_of |= {line[0]: batch for a in attempts.values() for line in a.lines if line is not None}
     named = {batch_of[int(n)] for v in violations for n in _ITEM.findall(v) if int(n) in batch_of}
     folder = judgement.home / "stories" / job
     for batch in sorted(named)[:3]:

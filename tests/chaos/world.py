@@ -209,6 +209,11 @@ class World:
 
     # ------------------------------------------------------------------ the server
 
+    def end_server(self, *, kills: bool) -> None:
+        """SIGKILL it, or ask it to end and wait."""
+        with self._lock:
+            (self.stack.kill_server if kills else self.stack.stop_server)()
+
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """A request to the server, not through any door; None while it is down.
 

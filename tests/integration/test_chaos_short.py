@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
-from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from websockets.http11 import Request, Response
 from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection, serve
 
 from orchestrator.store.layout import log as log_name
 from orchestrator.testing import simulate
-from tests.chaos.campaign import Campaign, Plan
+from tests.chaos.campaign import Campaign, Judgement, Plan
 from tests.chaos.checker import check
 from tests.chaos.evidence import Evidence, Execution, RunHistory, read_attempts
+from tests.chaos.faults import Strike
 from tests.chaos.jobs import Size
 from tests.chaos.proxy import Mode, Proxy
 from tests.chaos.telling import story, summary, table
@@ -57,7 +60,12 @@ def proxy() -> Iterator[Proxy]:
     def answer(connection: ServerConnection, request: Request) -> Response | None:
         return None if request.headers.get("Upgrade") else connection.respond(200, "well")
 
-    with serve(lambda ws: [ws.send(m) for m in ws], "127.0.0.1", 0, process_request=answer) as server:
+    def echo(ws: ServerConnection) -> None:
+        with suppress(ConnectionClosed):
+            for message in ws:
+                ws.send(message)
+
+    with serve(echo, "127.0.0.1", 0, process_request=answer) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         proxy = Proxy(server.socket.getsockname()[1])
@@ -83,7 +91,7 @@ def test_the_proxy_answers_instead_of_the_server_until_told_otherwise(proxy: Pro
     assert answer.headers.get("Retry-After") == ("2" if status == 429 else None)
     proxy.set(Mode.PASS)
     assert get(proxy).status_code == 200
-    assert proxy.hit == 1
+    assert proxy.hit >= 1
 
 
 def test_the_proxy_refuses_connections_and_takes_them_again_at_the_same_port(proxy: Proxy) -> None:
@@ -287,3 +295,45 @@ def test_the_judge_finds_what_is_forged_in_the_ledgers_files(
         honest.outcomes = [o if o[0] != 7 else (7, "unknown", None, None) for o in honest.outcomes]
         said = "item 7 is unknown where it should have succeeded"
     assert said in violations(honest)
+
+
+# ---------------------------------------------------------------------- what people see of it
+
+
+def test_a_campaigns_table_names_the_fault_that_an_item_was_lost_to(honest: Evidence, tmp_path: Path) -> None:
+    plan = Plan(seed=1, seconds=60, kinds=("cut", "kill-child", "disk-full"))
+    judgement = Judgement(plan, tmp_path, skipped={"disk-full": "only root may mount a tmpfs"}, evidence=[honest])
+    judgement.strikes = [
+        Strike("cut", 103.0, 104.0, "parent: cut", hit=4, jobs=["j"]),
+        Strike("kill-child", 105.9, 106.0, "child run r1", jobs=["j"]),
+    ]
+    judgement.findings["j"] = check(honest)
+    shown = table(judgement).splitlines()
+    assert shown[2:] == [
+        "| cut | all connections reset, three times | 1 | 1 | 0 | 0 | 0 s |",
+        "| kill-child | SIGKILL of a child run at work | 1 | 1 | 1 | 0 | 4 s |",
+        "| disk-full | the job folders' disk full, 8 to 35 s | not possible: only root may mount a tmpfs | 0 | 0 | 0 "
+        "| 0 s |",
+    ]
+    assert "12 items: 12 succeeded. 3 batches in 4 attempts" in summary(judgement)
+    assert judgement.violations == []
+
+
+def test_a_violation_is_told_with_its_story(honest: Evidence, tmp_path: Path) -> None:
+    honest.runs[-1].state = "RUNNING"
+    honest.executions = [x for x in honest.executions if x.index != 7]
+    judgement = Judgement(Plan(seed=1, seconds=60, kinds=()), tmp_path, evidence=[honest])
+    judgement.findings["j"] = check(honest)
+    (tmp_path / "nemesis.log").write_text("12.0 s  kill-child: child run r1")
+    (tmp_path / "stories").mkdir()
+    (tmp_path / "stories" / "j").symlink_to(tmp_path / "j")
+    told = story(judgement)
+    for part in ("* j: item 7 is said to have succeeded", "child run r1", "Batch 2 in its folder", "a1.jsonl"):
+        assert part in told
+
+
+def test_an_unknown_fault_is_refused_with_where_to_look() -> None:
+    command = [sys.executable, "-m", "tests.chaos", "--only", "cut,earthquake"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "unknown faults earthquake; --list prints them" in done.stderr
