@@ -33,7 +33,7 @@ class FolderTrouble:
                 break
         if self.now is not None and (self._said is None or at - self._said >= SAID_SECONDS):
             self._said = at
-            self._log.warning("The job is held up, %s. It goes on once that is mended.", self.now)
+            self._log.warning("The job is held up: %s. It goes on once that is mended.", self.now)
         elif self.now is None and self._said is not None:
             self._said = None
             self._log.info("The job folder can be written and read again.")
