@@ -181,6 +181,10 @@ class Gateway(Protocol):
         """Create or replace the live page (an artifact) on the parent's run; with run_id None, a keyed one only."""
         ...
 
+    async def add_to_page(self, run_id: RunId, key: str, line: str) -> None:
+        """Add a line to a page that is there, once; nothing where there is none. For the page of another job."""
+        ...
+
     async def emit(self, event: str, job_id: str, payload: Mapping[str, Any]) -> None:
         """Emit a Prefect event about a job (`orchestrator.job.started`, ...). Best effort: never raises."""
         ...

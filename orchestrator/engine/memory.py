@@ -184,6 +184,12 @@ class MemoryGateway:
         await self._ask("publish_page")
         self.engine.pages[(run_id, key)] = markdown
 
+    async def add_to_page(self, run_id: RunId, key: str, line: str) -> None:
+        await self._ask("add_to_page")
+        page = self.engine.pages.get((run_id, key))
+        if page is not None and line not in page:
+            self.engine.pages[(run_id, key)] = f"{page}\n\n{line}"
+
     async def emit(self, event: str, job_id: str, payload: Mapping[str, Any]) -> None:
         self.engine.events.append((event, job_id, dict(payload)))
 

@@ -173,7 +173,14 @@ class PrefectGateway:
         created = await self._connection.call("create the page", lambda client: client.create_artifact(new))
         self._pages[place] = created.id
 
-    async def _find_page(self, run_id: RunId, key: str) -> None:
+    async def add_to_page(self, run_id: RunId, key: str, line: str) -> None:
+        page, text = await self._find_page(run_id, key), self._masker(line)
+        if page is None or not isinstance(page.data, str) or text in page.data:
+            return
+        longer, id_ = ArtifactUpdate(data=f"{page.data}\n\n{text}"), page.id
+        await self._connection.call("add to the page", lambda client: client.update_artifact(id_, longer))
+
+    async def _find_page(self, run_id: RunId, key: str) -> Artifact | None:
         """The page an earlier process of the same run made, so that a retried parent continues it."""
         wanted = ArtifactFilter(
             flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(run_id)]), key=ArtifactFilterKey(any_=[key])
@@ -181,8 +188,10 @@ class PrefectGateway:
         found = await self._connection.call(
             "find the page", lambda client: client.read_artifacts(artifact_filter=wanted, limit=1)
         )
-        if found:
-            self._pages[(run_id, key)] = found[0].id
+        if not found:
+            return None
+        self._pages[(run_id, key)] = found[0].id
+        return found[0]
 
     async def emit(self, event: str, job_id: str, payload: Mapping[str, Any]) -> None:
         related = []

@@ -8,19 +8,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
-from orchestrator.core.machine import State, step
+from orchestrator.core.machine import BatchState, State, step
 from orchestrator.core.machine import events as ev
 from orchestrator.core.machine.table import Stage
-from orchestrator.core.model import BatchOutcome, StopCause, StopMode, StopRecord, Verdict
+from orchestrator.core.model import BatchOutcome, Reading, StopCause, StopMode, StopRecord, Verdict
 from orchestrator.core.report import Report, build_report
 from orchestrator.engine.gateway import Gateway
 from orchestrator.errors import JobTakenOverError, OrchestratorError, StoreUnavailableError
 from orchestrator.reactor.boundaries import Boundary, passed
 from orchestrator.reactor.children import Watched
 from orchestrator.reactor.job import Job
+from orchestrator.reactor.links import tell_first
 from orchestrator.reactor.notices import Notices
-from orchestrator.reactor.page import Links, live_page, report_page
-from orchestrator.reactor.perform import Io, Performer, in_background
+from orchestrator.reactor.page import Links, live_page, page_key, report_page
+from orchestrator.reactor.perform import Io, Performer, in_background, read_attempt
 from orchestrator.reactor.recording import Recorder
 from orchestrator.reactor.silence import Silence
 from orchestrator.reactor.trouble import FolderTrouble
@@ -132,6 +133,8 @@ class Reactor:
         passed(Boundary.PAGE_BEGUN)
         await self._emit("started", {"items": self.state.tally.total, "batches": len(self._job.batches)})
         passed(Boundary.STARTED_EMITTED)
+        if self._job.first is not None:
+            in_background(self._tasks, tell_first(self._job, self._gateway, self._log), self._failed)
         for work in (self._watch.run(), self._silence.run(), self._tick(), self._read_folder(), self._show()):
             in_background(self._tasks, work, self._failed)
         while not self._events.empty():  # a stop that is already written comes before the first child
@@ -342,7 +345,7 @@ class Reactor:
 
     async def _try_page(self, page: Callable[[], str]) -> Exception | None:
         try:
-            await self._gateway.publish_page(self._job.page_run, _page_key(self._job.id), page())
+            await self._gateway.publish_page(self._job.page_run, page_key(self._job.id), page())
         except Exception as e:  # noqa: BLE001 - for people only: whatever is wrong with it, the job goes on
             return e
         return None
@@ -382,6 +385,7 @@ class Reactor:
         if self.state.stood_down:
             raise await self._taken_over()
         await self._last_answers()
+        await self._read_what_was_away()
         if self._recorder is not None:
             await self._recorder.close()
             passed(Boundary.JOURNAL_WRITTEN)
@@ -414,6 +418,8 @@ class Reactor:
         async def write() -> None:
             if await self._io(self._job.folder.is_superseded, self._job.epoch):
                 raise await self._taken_over()
+            if self.state.stop is not None:  # not written yet when the folder was away: without it the job would go on
+                await self._io(self._job.folder.request_stop, self.state.stop)
             await self._io(self._job.folder.write_report, report.to_json())
             passed(Boundary.REPORT_WRITTEN)
 
@@ -424,6 +430,22 @@ class Reactor:
             note = f"the report could not be written: {e}; `orchestrator resume {self._job.id}` writes it"
             return replace(report, notes=(*report.notes, note))
         return report
+
+    async def _read_what_was_away(self) -> None:
+        """Batches were settled without their ledger: the report counts them as the folder does, once that is back."""
+        for batch in [b for b in self.state.batches if b.unread]:
+
+            async def read(batch: BatchState = batch) -> Reading:
+                return await self._io(read_attempt, self._job, batch.index, batch.attempt, batch.phase)
+
+            try:
+                reading = await self._with_patience(read, REPORT_PATIENCE_SECONDS)
+            except StoreUnavailableError:
+                return
+            except (OrchestratorError, OSError) as e:
+                self._log.debug("The outcomes of batch %d cannot be read: %s", batch.index + 1, e)
+                continue
+            await self._play(ev.Closed(batch.index, batch.attempt, reading))
 
     async def _taken_over(self) -> JobTakenOverError:
         """One line for people: which job, and who has it now."""
@@ -453,11 +475,6 @@ class Reactor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._io.close()
-
-
-def _page_key(job_id: str) -> str:
-    """Artifact keys allow lower-case letters, digits and dashes. Source: prefect artifacts, 3.8.8."""
-    return "job-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in job_id.lower())
 
 
 def failed_stop(reason: str) -> StopRecord:

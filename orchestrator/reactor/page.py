@@ -50,6 +50,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
+def page_key(job_id: str) -> str:
+    """Artifact keys allow lower-case letters, digits and dashes. Source: prefect artifacts, 3.8.8."""
+    return "job-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in job_id.lower())
+
+
 def live_page(
     view: JobView, deployment: str, max_in_flight: int, storage: str, children: Links = (), first: First | None = None
 ) -> str:

@@ -242,7 +242,7 @@ async def test_an_artifact_keeps_five_hundred_characters_of_a_metadata_value(per
 
 @pytest.mark.parametrize(("key", "status"), [("job-a-1", 201), ("Job_A", 422)])
 async def test_an_artifacts_key_is_made_of_small_letters_digits_and_dashes(perch: Perch, key: str, status: int):
-    """reactor/loop.py _page_key."""
+    """reactor/page.py page_key."""
     got = (await perch.post("/artifacts/", {"key": key, "type": "markdown", "data": "x"})).status_code
     assert got == status
 

@@ -266,6 +266,17 @@ async def test_the_page_is_made_once_and_replaced(bench: Bench, create: Create, 
     assert await bench.read_page(run_id, key) == ["# three"]
 
 
+async def test_a_page_gets_a_line_once_and_none_is_made_for_one(bench: Bench, create: Create) -> None:
+    run_id = (await create()).id
+    key = f"page-{uuid.uuid4().hex[:8]}"
+    await bench.gateway.add_to_page(run_id, key, "run again")
+    assert await bench.read_page(run_id, key) == []
+    await bench.gateway.publish_page(run_id, key, "# one")
+    for _ in range(2):
+        await bench.gateway.add_to_page(run_id, key, "run again")
+    assert await bench.read_page(run_id, key) == ["# one\n\nrun again"]
+
+
 async def test_an_event_never_raises(bench: Bench) -> None:
     await bench.gateway.emit("orchestrator.job.started", "job", {"total": 3, "odd": object()})
     await bench.gateway.emit("orchestrator.job.finished", "job", {"text": "x" * 3_000_000})
