@@ -14,7 +14,7 @@ from orchestrator.store import JobFolder, job_folder_url
 from tests.integration import job_flows
 from tests.integration.job_support import MARKS, Watched, await_end, check, deploy, deploy_parent, items, start
 
-pytestmark = MARKS
+pytestmark = [*MARKS, pytest.mark.timeout(480)]
 
 
 @pytest.fixture
