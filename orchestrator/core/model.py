@@ -261,6 +261,7 @@ class Reading:
         suspect: The item that was in progress alone when its run died; None when none is known.
         damaged: Records that are missing or cannot be read; their items have no outcome.
         why: What the attempt said when it refused to run; "" otherwise.
+        advanced: The attempt itself ended at least one item.
     """
 
     counts: Counts
@@ -271,6 +272,7 @@ class Reading:
     suspect: int | None = None
     damaged: int = 0
     why: str = ""
+    advanced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

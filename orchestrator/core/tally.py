@@ -90,6 +90,13 @@ class Tally:
         elif outcome in (BatchOutcome.FAILED, BatchOutcome.CRASHED):
             self.consecutive_failed_batches += 1
 
+    def amend(self, before: BatchOutcome, after: BatchOutcome, unknown: int, not_started: int) -> None:
+        """What a settled batch came to was learnt late: so many items more (or fewer) are unknown, not started."""
+        self.outcomes[before] -= 1
+        self.outcomes[after] += 1
+        self.unknown += unknown
+        self.not_started += not_started
+
     def remember_at_least(self, windows: frozenset[int]) -> None:
         """Keep enough of the news from now on for these `recent_failed_rate(n)`."""
         self._window = max(self._window, *windows, 0)

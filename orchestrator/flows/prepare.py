@@ -20,7 +20,14 @@ from orchestrator.core.report import Report
 from orchestrator.engine.context import ParentRun, prefect_home
 from orchestrator.engine.gateway import Gateway
 from orchestrator.engine.masking import Masker
-from orchestrator.errors import DamagedReportError, JobConflictError, JobNotFoundError, StorageError, StoreCorruptError
+from orchestrator.errors import (
+    DamagedReportError,
+    JobConflictError,
+    JobNotFoundError,
+    OrchestratorError,
+    StorageError,
+    StoreCorruptError,
+)
 from orchestrator.flows.links import first_of, link_again, link_new
 from orchestrator.flows.request import JobSpec, differences, make_spec
 from orchestrator.flows.target import Target, check_groups, check_items, find_target
@@ -203,10 +210,22 @@ def create_job(
         if not folder.create_job(record):
             raise JobConflictError(f"job {job_id!r} was created by somebody else at the same moment; give another id")
     except BaseException:
-        folder.discard_staging(nonce)
+        _discard(folder, nonce)
         raise
     passed(Boundary.JOB_WRITTEN)
     return record, staged
+
+
+def _discard(folder: JobFolder, nonce: str) -> None:
+    """Remove what was staged; unless the job may exist all the same, its creation carried out and never answered."""
+    try:
+        record = _existing(JobFolder(folder.store))
+    except StoreCorruptError:
+        record = None
+    except (OrchestratorError, OSError):
+        return  # nobody can tell; `cleanup` removes what belongs to no job
+    if record is None or record.nonce != nonce:
+        folder.discard_staging(nonce)
 
 
 async def start_of(

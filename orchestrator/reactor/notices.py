@@ -38,7 +38,13 @@ class Notices:
         found: list[ev.Event] = []
         if (record := await self._io(folder.read_stop)) is not None and not self._knows(record):
             found.append(ev.StopRequested(record, written=True))
-        for number, control in await self._io(folder.read_controls, self._controls_read):
+        try:
+            controls = await self._io(folder.read_controls, self._controls_read)
+        except (OrchestratorError, OSError):
+            if not found:
+                raise
+            return found  # a stop does not wait until the controls can be read too
+        for number, control in controls:
             self._controls_read = number
             event, wrong = read_control(control)
             if wrong:

@@ -133,6 +133,7 @@ class BatchLedger:
             suspect=alone if end is None and alone not in self.outcomes else None,
             damaged=self.damaged,
             why=end.why if end else "",
+            advanced=any(record.attempt == attempt for record in self.outcomes.values()),
         )
 
 
@@ -381,4 +382,6 @@ def close_reading(end: EndRecord, count: int) -> Reading | None:
         return Reading(end.counts, unknown, idle, True, end.reason)
     begun = len(end.in_progress)
     idle = count - end.counts.settled - begun
-    return Reading(end.counts, begun, idle, True, end.reason, why=end.why) if idle >= 0 else None
+    if idle < 0:
+        return None
+    return Reading(end.counts, begun, idle, True, end.reason, why=end.why, advanced=end.records > 0)

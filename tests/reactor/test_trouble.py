@@ -8,19 +8,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from orchestrator.core.machine import events as ev
-from orchestrator.core.model import Phase, StopCause, StopMode, StopRecord, Verdict
+from orchestrator.core.model import ItemOutcome, Phase, StopCause, StopMode, StopRecord, Verdict
 from orchestrator.engine.faults import Fate, Faults, SubmitFault
 from orchestrator.engine.memory import SimulatedEngine
 from orchestrator.engine.simulated import INSTANT, Latencies, SimulatedRun
 from orchestrator.engine.virtual import run as run_virtually
 from orchestrator.errors import StoreUnavailableError
 from orchestrator.reactor import Reactor
+from orchestrator.settings import Settings
 from orchestrator.testing import SimulatedBatches, Simulation, outcomes, simulate, simulate_on
 
 SMALL = {"batch_size": 5, "max_in_flight": 4}
@@ -168,6 +170,46 @@ def test_a_control_that_cannot_be_read_does_not_hide_the_next():
 
     simulation = run_on(engine_of(), 100, meanwhile=scale)
     assert simulation.report.max_in_flight_seen == 6
+
+
+def test_outcomes_that_could_not_be_read_in_time_are_counted_once_the_storage_is_back():
+    """A stop gives up on storage that is away after 30 s; the report, written later, says what the folder says."""
+
+    async def outage(reactor: Reactor) -> None:
+        store = parents_store(reactor)
+        await asyncio.sleep(4)
+        store.is_away = True
+        reactor.post(ev.StopRequested(StopRecord(StopMode.CANCEL, StopCause.REQUESTED, "no more", "test")))
+        await asyncio.sleep(70)
+        store.is_away = False
+
+    simulation = run_on(engine_of(), 60, meanwhile=outage)
+    items, found = simulation.report.items, Counter(outcomes(simulation).values())
+    assert items.succeeded >= 10
+    assert {o: found[o] for o in ItemOutcome} == {o: getattr(items, o.value) for o in ItemOutcome}
+    stop = simulation.folder.read_stop()
+    assert stop is not None, "without it, a parent that takes over would go on with the job"
+
+
+def test_a_stop_is_obeyed_at_once_even_when_the_controls_cannot_be_read():
+    seen: list[float] = []
+
+    async def stop(reactor: Reactor) -> None:
+        folder = reactor._job.folder
+        await asyncio.sleep(5.1)
+
+        def unreadable(after: int) -> list[Any]:
+            raise StoreUnavailableError("the storage is away (simulated)")
+
+        folder.read_controls = unreadable  # type: ignore[method-assign,assignment]
+        folder.request_stop(StopRecord(StopMode.CANCEL, StopCause.REQUESTED, "from the shell", "cli"))
+        while reactor.state.stop is None:
+            await asyncio.sleep(0.1)
+        seen.append(asyncio.get_running_loop().time())
+
+    run_on(engine_of(), 400, meanwhile=stop, settings=Settings(fence_seconds=2))
+    assert seen
+    assert seen[0] <= 5.1 + 2.3
 
 
 # ---------------------------------------------------------------- stops

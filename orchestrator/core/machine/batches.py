@@ -197,7 +197,29 @@ def close(state: State, batch: BatchState, phase: Phase | None) -> list[Command]
 
 
 def _closed(state: State, batch: BatchState, event: ev.Closed) -> list[Command]:
-    return [] if batch.stage is Stage.SETTLED else _decide(state, batch, event.reading)
+    if batch.stage is Stage.SETTLED:
+        return _amend(state, batch, event.reading) if batch.unread else []
+    return _decide(state, batch, event.reading)
+
+
+def _amend(state: State, batch: BatchState, reading: Reading) -> list[Command]:
+    """The ledger of a batch that was settled without it could be read after all: its items count as it says."""
+    before = batch.reading
+    assert before is not None and batch.outcome is not None  # it is settled
+    reading = _fitted(reading, state.setup.counts[batch.index])
+    outcome = _outcome_of_all(reading) if not reading.unknown + reading.not_started else batch.outcome
+    state.tally.update(batch.counts, reading.counts)
+    state.tally.amend(
+        batch.outcome, outcome, reading.unknown - before.unknown, reading.not_started - before.not_started
+    )
+    batch.counts, batch.reading, batch.outcome, batch.unread = reading.counts, reading, outcome, False
+    return []
+
+
+def _outcome_of_all(reading: Reading) -> BatchOutcome:
+    """Of a batch whose items all have an outcome."""
+    none_succeeded = reading.counts.settled > 0 and reading.counts.succeeded == 0
+    return BatchOutcome.FAILED if none_succeeded else BatchOutcome.COMPLETED
 
 
 def _restored(state: State, batch: BatchState, event: ev.Restored) -> list[Command]:
@@ -208,6 +230,7 @@ def _restored(state: State, batch: BatchState, event: ev.Restored) -> list[Comma
 def _close_failed(state: State, batch: BatchState, event: ev.CloseFailed) -> list[Command]:
     if batch.stage is Stage.SETTLED:
         return []
+    batch.unread = True
     commands = settle(state, batch, BatchOutcome.UNCONFIRMED, f"its outcomes cannot be read: {event.reason}")
     reason = f"the job folder cannot be read: {event.reason}"
     return [*commands, *stop(state, StopRecord(StopMode.CANCEL, StopCause.FAILED, reason, "parent run"))]
@@ -220,8 +243,7 @@ def _decide(state: State, batch: BatchState, reading: Reading) -> list[Command]:
     state.tally.update(batch.counts, reading.counts)
     batch.counts, batch.reading = reading.counts, reading
     if reading.counts.settled >= count:
-        none_succeeded = count > 0 and reading.counts.succeeded == 0
-        return settle(state, batch, BatchOutcome.FAILED if none_succeeded else BatchOutcome.COMPLETED, "")
+        return settle(state, batch, _outcome_of_all(reading), "")
     if batch.unconfirmed:
         last = f"not seen to end, last seen {_where(batch)}"
         if batch.run is not None:
@@ -267,7 +289,6 @@ def _try_again(state: State, batch: BatchState, reason: str) -> list[Command]:
     batch.run, batch.phase, batch.state_name, batch.started = None, None, "", False
     batch.died = ""
     batch.sequence, batch.giving_up, batch.silent_at = -1, None, None
-    batch.settled_before = batch.counts.settled if batch.counts else 0
     state.move(batch, Stage.WAITING)
     state.retry.append(batch.index)
     return [ev.TryAgain(batch.index, lost, reason)]
@@ -283,7 +304,7 @@ def _is_worth_another(state: State, batch: BatchState) -> bool:
     # From the third attempt on, runs take their items one by one: each that dies names the item that killed it, or
     # has at least come further than the one before.
     isolating = state.setup.isolate and batch.attempt >= 2 <= state.setup.batch_retries
-    return isolating and (reading.suspect is not None or reading.counts.settled > batch.settled_before)
+    return isolating and (reading.suspect is not None or reading.advanced)
 
 
 def settle(state: State, batch: BatchState, outcome: BatchOutcome, reason: str) -> list[Command]:

@@ -60,12 +60,12 @@ class BatchState:
         "reading",
         "run",
         "sequence",
-        "settled_before",
         "silent_at",
         "stage",
         "started",
         "state_name",
         "unconfirmed",
+        "unread",
     )
 
     def __init__(self, index: int) -> None:
@@ -80,9 +80,9 @@ class BatchState:
         self.started = False  # it has been Running at some time
         self.counts: Counts | None = None
         self.sequence = -1
-        self.settled_before = 0  # items that were over when the current attempt began
         self.giving_up: str | None = None  # why this attempt is being cancelled although the job goes on
         self.silent_at: float | None = None  # when it was given up because its process gave no sign of life
+        self.unread = False  # it was settled without its ledger, which could not be read
         self.unconfirmed = False  # the cancel deadline passed before its end was read
         self.ask_at: float | None = None  # UNKNOWN only: when to ask again; None while an answer is awaited
         self.reading: Reading | None = None

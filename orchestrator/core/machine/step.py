@@ -40,7 +40,9 @@ def step(state: State, event: Event, at: float) -> list[Command]:
         InvalidTransitionError: the event cannot happen in this state; the state is unchanged.
     """
     if state.is_over:
-        return on_batch_event(state, event) if isinstance(event, ev.Submitted) and not state.stood_down else []
+        if isinstance(event, (ev.Submitted, ev.Closed)) and not state.stood_down:
+            return on_batch_event(state, event)
+        return []
     if isinstance(event, ev.BatchEvent):
         addressed(state, event)  # an illegal step changes nothing, the clock included
     state.tally.now = max(state.tally.now, at)

@@ -88,7 +88,7 @@ TABLE: dict[tuple[Stage, type], Row] = {
     (_Z, ev.RunSeen): _row("late news", _Z),
     (_Z, ev.RunVanished): _row("late news", _Z),
     (_Z, ev.FellSilent): _row("late news", _Z),
-    (_Z, ev.Closed): _row("read twice", _Z),
+    (_Z, ev.Closed): _row("read twice; or at last, after its job folder had been away", _Z),
     (_Z, ev.CloseFailed): _row("late answer", _Z),
 }
 

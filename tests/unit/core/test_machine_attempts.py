@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.core.machine import Stage
@@ -401,13 +403,22 @@ def test_in_a_cancelling_stop_its_own_deadline_decides_about_a_child_without_a_s
 
 def test_a_batch_that_keeps_dying_goes_on_while_each_death_names_a_suspect_or_comes_further():
     play = Play(3, batch_retries=2)
-    for attempt, reading in enumerate((lost(0, 3), lost(0, 3), _suspect(0, 1), _suspect(1, 2), lost(2, 1))):
+    further = replace(lost(2, 1), advanced=True)
+    for attempt, reading in enumerate((lost(0, 3), lost(0, 3), _suspect(0, 1), _suspect(1, 2), further)):
         play.submitted(0, Phase.RUNNING, attempt)
         play.ends(reading, 0, attempt, Phase.CRASHED)
         assert play.stage() is Stage.SUBMITTING, f"after attempt {attempt}"
     play.submitted(0, Phase.RUNNING, 5)
     play.ends(lost(2, 1), 0, 5, Phase.CRASHED)
     assert outcomes(play) == ["crashed"]
+
+
+def test_a_parent_that_takes_over_gives_a_batch_whose_last_attempt_came_no_further_no_other_one():
+    """As the parent before it did: what an attempt itself ended is in its ledger, whoever reads it."""
+    for advanced, expected in ((False, "crashed"), (True, None)):
+        play = Play(3, batch_retries=2, started=False)
+        play.play(ev.Restored(0, 2, replace(lost(2, 1), advanced=advanced), Phase.CRASHED), ev.Started())
+        assert outcomes(play) == [expected]
 
 
 def _suspect(failed: int, item: int) -> Reading:

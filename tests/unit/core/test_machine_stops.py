@@ -7,9 +7,11 @@ import pytest
 from orchestrator.core.killswitch import parse
 from orchestrator.core.machine import events as ev
 from orchestrator.core.model import (
+    BatchOutcome,
     Counts,
     EndReason,
     Phase,
+    Reading,
     StopCause,
     StopMode,
     StopRecord,
@@ -220,3 +222,30 @@ def test_a_new_kill_switch_replaces_the_old_one_and_its_windows_are_remembered_f
     assert play.state.stop is None
     play.progress(2, Counts(20, 10))
     assert play.state.tripped_clause == "recent_failed_rate(10) >= 0.5"
+
+
+def test_a_batch_settled_without_its_ledger_counts_as_that_says_once_it_can_be_read():
+    play = Play(3, 2, max_in_flight=1)
+    play.submitted(0, Phase.RUNNING)
+    play.seen(Phase.COMPLETED)
+    play.play(ev.CloseFailed(0, 0, "away"))
+    assert outcomes(play) == ["unconfirmed", "not_submitted"]
+    assert (play.state.tally.unknown, play.state.tally.not_started) == (3, 2)
+    assert play.state.is_over
+    play.closed(Reading(Counts(succeeded=2), 0, 1, ended=True, reason=EndReason.STOPPED))
+    tally = play.state.tally
+    assert (tally.succeeded, tally.unknown, tally.not_started) == (2, 0, 3)
+    assert outcomes(play)[0] == "unconfirmed"
+    play.closed(done(3))  # a second reading changes nothing any more
+    assert (tally.succeeded, tally.unknown, tally.not_started) == (2, 0, 3)
+
+
+def test_a_batch_settled_without_its_ledger_is_completed_when_that_shows_all_its_items():
+    play = Play(3)
+    play.submitted(0, Phase.RUNNING)
+    play.seen(Phase.COMPLETED)
+    play.play(ev.CloseFailed(0, 0, "away"))
+    play.closed(done(3))
+    assert outcomes(play) == ["completed"]
+    assert (play.state.tally.succeeded, play.state.tally.unknown) == (3, 0)
+    assert play.state.tally.outcomes[BatchOutcome.UNCONFIRMED] == 0

@@ -66,6 +66,30 @@ def test_a_new_job_is_staged_and_has_its_first_parent(root):
     assert job.folder.read_job().spec["tags"] == ["nightly"]
 
 
+def test_a_job_whose_creation_was_carried_out_and_not_answered_keeps_its_items(root, monkeypatch):
+    create = JobFolder.create_job
+
+    def unanswered(self: JobFolder, record: Any) -> bool:
+        create(self, record)
+        raise StoreUnavailableError("the storage did not answer")
+
+    monkeypatch.setattr(JobFolder, "create_job", unanswered)
+    with pytest.raises(StoreUnavailableError):
+        ready(root)
+    assert [item.value for item in folder(root).read_items(folder(root).batch(0))] == [0, 1, 2, 3, 4]
+    assert taken_over(root).resumed
+
+
+def test_a_job_whose_creation_failed_leaves_no_items(root, monkeypatch):
+    def failing(self: JobFolder, record: Any) -> bool:
+        raise StoreUnavailableError("the storage is away")
+
+    monkeypatch.setattr(JobFolder, "create_job", failing)
+    with pytest.raises(StoreUnavailableError):
+        ready(root)
+    assert folder(root).store.list() == []
+
+
 def test_the_grace_of_items_is_given_before_children_are_cancelled(root):
     settings = Settings(fence_seconds=3, item_grace_seconds=7)
     spec = make_spec(deployment="simulated/batches", storage=root, job_id="j")
