@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 
 from orchestrator.batchrun.gate import Gate
 from orchestrator.core.model import EndReason, StopMode, StopRecord
+from orchestrator.engine.output import drop_broken_outputs, outlive_readers
 from orchestrator.errors import OrchestratorError
 
 
@@ -76,6 +77,7 @@ class Fence:
 
     def start(self) -> None:
         """Begin to look, at once and then every interval. The clock of the parent's sign of life starts here."""
+        outlive_readers()
         self._changed_at = time.monotonic()
         self._thread = threading.Thread(target=self._watch, name="batch-watch", daemon=True)
         self._thread.start()
@@ -125,6 +127,7 @@ class Fence:
         while True:
             began = time.monotonic()
             self.say_alive()
+            drop_broken_outputs()
             if self._gate.reason is None:
                 try:
                     self.look()

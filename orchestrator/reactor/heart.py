@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
+from orchestrator.engine.output import drop_broken_outputs, outlive_readers
 from orchestrator.store import JobFolder
 from orchestrator.store.records import OnLoss
 
@@ -27,6 +28,7 @@ class Heart:
 
     def start(self) -> None:
         """Beat once before the first child exists, then from the thread."""
+        outlive_readers()
         self.beat()
         self._thread.start()
 
@@ -42,6 +44,7 @@ class Heart:
     def _run(self) -> None:
         while not self._stop.wait(self._beat):
             try:
+                drop_broken_outputs()
                 self.beat()
                 self.trouble = None
             except Exception as e:  # noqa: BLE001 - a thread that dies of a surprise would end every child run

@@ -215,16 +215,16 @@ class Reactor:
 
     def _write_stop(self, record: StopRecord) -> None:
         """Before anything else, and without giving way: children obey what is written."""
-        how = "child runs may finish" if record.mode is StopMode.DRAIN else "child runs are cancelled"
-        self._log.warning("Stopping (%s): %s", how, record.reason)
-        if record.cause is StopCause.TRIPPED:
-            in_background(self._tasks, self._emit("tripped", {"reason": record.reason}), self._failed)
         try:
             self._job.folder.request_stop(record)
             passed(Boundary.DRAIN_WRITTEN if record.mode is StopMode.DRAIN else Boundary.STOP_WRITTEN)
         except (OrchestratorError, OSError) as e:
             self._log.error("The stop could not be written yet: %s", e)
             in_background(self._tasks, self._write_stop_later(record), self._failed)
+        how = "child runs may finish" if record.mode is StopMode.DRAIN else "child runs are cancelled"
+        self._log.warning("Stopping (%s): %s", how, record.reason)
+        if record.cause is StopCause.TRIPPED:
+            in_background(self._tasks, self._emit("tripped", {"reason": record.reason}), self._failed)
 
     async def _write_stop_later(self, record: StopRecord) -> None:
         while True:
