@@ -199,7 +199,8 @@ class Teller:
 
     def _said(self, command: Command) -> str:
         if isinstance(command, ev.Cancel) and len(command.runs) > 1:
-            return f"cancel its child run, with {len(command.runs) - 1} others"
+            others = len(command.runs) - 1
+            return f"cancel its child run, with {others} other{'s' if others > 1 else ''}"
         return tell_command(command)
 
 

@@ -13,7 +13,7 @@ from orchestrator.core.machine import events as ev
 from orchestrator.core.machine.wire import Header, Recorded
 from orchestrator.core.model import Counts, EndReason, Reading
 from orchestrator.errors import StorageError, StoreCorruptError, StoreUnavailableError
-from orchestrator.store import Store, layout, open_store
+from orchestrator.store import JobFolder, Store, layout, open_store
 from orchestrator.store.journal import Gap, Journal, JournalWriter, open_journal, parents, readings_before
 from orchestrator.store.objects import MemoryStore
 
@@ -232,3 +232,19 @@ def test_an_event_of_a_kind_that_this_version_does_not_know_is_named_with_the_ve
     altered(store, b'["cl",1', b'["zz",1')
     with pytest.raises(StoreCorruptError, match=r"'zz'.*version 1\.0"):
         read(store)
+
+
+def test_a_job_that_is_deleted_leaves_no_events(store: Store) -> None:
+    written(store, closed(1, 3), header=Header(HEADER.setup, "1.0", 2, "abc"))
+    store.put("notes.txt", b"not ours")
+    JobFolder(store).delete()
+    assert [entry.name for entry in store.list()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("events/3.jsonl", (3, 0)), ("events/3.12.jsonl", (3, 12)), ("events/3.jsonl.bak", None), ("events/x.jsonl", None),
+     ("events/3.1.2.jsonl", None), ("b/3/a0.jsonl", None)],
+)  # fmt: skip
+def test_names_of_events_say_whose_they_are(name: str, place: tuple[int, int] | None) -> None:
+    assert layout.events_name(name) == place

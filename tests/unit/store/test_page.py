@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.core.machine.controls import read_control
+from orchestrator.core.machine.wire import Header, Recorded
 from orchestrator.core.model import Failure, ItemOutcome
 from orchestrator.store import (
     EndRecord,
@@ -20,10 +21,12 @@ from orchestrator.store import (
     OutcomeRecord,
     StageOptions,
     as_source,
+    decode_json,
     job_folder_url,
     layout,
     stage,
 )
+from orchestrator.store.journal import chunk
 from orchestrator.store.records import check_format, stop_from_json
 from orchestrator.store.retries import outcomes_of
 
@@ -31,6 +34,8 @@ PAGE = (Path(__file__).parents[3] / "docs" / "job-folder.md").read_text()
 EXAMPLES = [json.loads(text) for text in re.findall(r"```json\n(.*?)\n```", PAGE, re.DOTALL)]
 
 _READERS: dict[str, Callable[[Any], Any]] = {
+    "setup": lambda data: Header.from_json(data).to_json() == data,
+    "lines": lambda data: set(data) == set(decode_json(chunk([], header=None).split(b"\n")[-2])),
     "max_in_flight": lambda data: read_control(data)[1] == [],
     "only": lambda data: check_format(data, "retry") is None and outcomes_of(data["only"]),
     "job_id": lambda data: JobRecord.from_json(data, "job.json").to_json() == data,
@@ -48,6 +53,9 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: next(iter(e))[:10] if isinstance(e, dict) else "line")
 def test_each_example_is_read_as_what_it_shows(example: Any) -> None:
+    if isinstance(example, list) and isinstance(example[-1], list):
+        assert Recorded.of_wire(example).to_wire() == example
+        return
     if isinstance(example, list):
         assert len(example) in (2, 7)
         return
