@@ -26,6 +26,7 @@ from orchestrator.store.primitives import Appender, Entry, check_name, check_pre
 T = TypeVar("T")
 
 _TEMPORARY = ".writing-"
+_FOLDER_TRIES = 10
 _PROCESS = secrets.token_hex(4)  # process numbers repeat among machines that share a file system
 _numbers = itertools.count()
 
@@ -165,11 +166,11 @@ class LocalStore:
         Args:
             temporary: What the action writes instead, and leaves half-written when it fails.
         """
-        for last in (False, True):
+        for left in reversed(range(_FOLDER_TRIES)):
             try:
                 return action()
-            except FileNotFoundError as e:
-                if last:
+            except FileNotFoundError as e:  # or somebody removed the empty folder in between
+                if not left:
                     _unavailable(e, "write", path)
                 try:
                     Path(path).parent.mkdir(parents=True, exist_ok=True)
