@@ -124,7 +124,15 @@ def verdict_table() -> str:
     return _table(("verdict", "when", "state of the parent run", "exit code"), rows)
 
 
+def ending_table() -> str:
+    """Every way in which a parent can end before its job."""
+    from tests.docs.ending import rows
+
+    return _table(("the parent's end", "asked for", "child runs", "settled by", "all settled within"), rows())
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "parent-ends": ending_table,
     "state-diagram": state_diagram,
     "stages": stage_table,
     "settings": settings_table,

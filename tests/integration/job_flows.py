@@ -17,7 +17,7 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
-from orchestrator import ItemContext, batch_flow
+from orchestrator import ItemContext, batch_flow, orchestrate, orchestrate_sync
 
 TRACE = "items.jsonl"
 GATE_SECONDS = 90.0
@@ -80,6 +80,18 @@ def work(item: dict[str, Any], context: ItemContext, *, trace: str) -> Any:
 def wide(item: dict[str, Any], context: ItemContext, *, trace: str) -> Any:
     """Works on two items at once."""
     return work_on(item, context, trace)
+
+
+@flow(name="it-own")
+async def own(deployment: str, items: list[Any], asked: dict[str, Any]) -> None:
+    """Somebody's own flow around a job."""
+    await orchestrate(deployment, items, **asked)
+
+
+@flow(name="it-own-sync")
+def own_sync(deployment: str, items: list[Any], asked: dict[str, Any]) -> None:
+    """The same, not async."""
+    orchestrate_sync(deployment, items, **asked)
 
 
 @flow(name="it-list")
