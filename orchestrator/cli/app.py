@@ -12,7 +12,7 @@ import cyclopts
 from pydantic import ValidationError
 
 from orchestrator.cli import cleaning, controls, demo, installing, looking, replaying, running, stacks
-from orchestrator.cli.terminal import INTERRUPTED, error_line, say
+from orchestrator.cli.terminal import INTERRUPTED, error_line, masked, plain, say
 from orchestrator.errors import OrchestratorError
 from orchestrator.settings import Settings, settings_error
 
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except cyclopts.CycloptsError as e:
-        say(f"error: {' '.join(str(e).split())}; see --help")
+        say(f"error: {plain(masked(' '.join(str(e).split())))[:500]}; see --help")
         return 2
     except OrchestratorError as e:
         say(error_line(e))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token, convert
 
 JOB = Group("The job", sort_key=1)
 ITEMS = Group("Items and batches", sort_key=2)
@@ -17,7 +18,15 @@ OUTPUT = Group("Output", sort_key=5)
 def flag(name: str, help: str, *, group: Group, env: str | None = None, **more: Any) -> Parameter:  # noqa: A002
     """A named flag; its environment variable is `ORCHESTRATOR_` and the name, unless another is given."""
     variable = env or "ORCHESTRATOR_" + name.removeprefix("--").replace("-", "_").upper()
+    more.setdefault("converter", _converted)
     return Parameter(name=name, help=help, env_var=variable, group=group, negative="", **more)
+
+
+def _converted(kind: Any, tokens: Sequence[Token]) -> Any:
+    """As cyclopts would, but a whole number is one: `1.5` is not rounded."""
+    if int in (kind, *get_args(kind)) and any("." in token.value for token in tokens):
+        raise ValueError
+    return convert(kind, tokens)
 
 
 JobArgument = Annotated[str, Parameter(help="The job's id, as `run` printed it.", group=JOB)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_format
 import signal
 import threading
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from orchestrator.core.model import StopCause, StopMode, StopRecord
 from orchestrator.core.report import Report
 from orchestrator.errors import ConfigurationError, JobNotFoundError, OrchestratorError
 from orchestrator.store import JobFolder, check_job_id, job_folder_url
+from orchestrator.store.jsonl import decode_json
 
 if TYPE_CHECKING:
     from orchestrator.flows.plan import Plan
@@ -43,9 +43,9 @@ def parameters_of(pairs: list[str] | None, field: str = "param") -> dict[str, An
     for pair in pairs or ():
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise ConfigurationError(f"{pair!r} is not of the form NAME=VALUE", field=field)
+            raise ConfigurationError(f"{pair[:80]!r} is not of the form NAME=VALUE", field=field)
         try:
-            found[name] = json_format.loads(text)
+            found[name] = decode_json(text)
         except ValueError:
             found[name] = text
     return found
@@ -64,7 +64,7 @@ def deployment_of(text: str | None) -> str | dict[str, str]:
     if not text.lstrip().startswith("{"):
         return text
     try:
-        mapping = json_format.loads(text)
+        mapping = decode_json(text)
     except ValueError as e:
         raise ConfigurationError(f"is not a JSON mapping: {e}", field="deployment") from e
     if not all(isinstance(v, str) for v in mapping.values()):

@@ -13,6 +13,7 @@ from rich.console import Console
 from orchestrator.engine.masking import mask
 from orchestrator.errors import OrchestratorError
 
+_LINE_CHARS = 2000
 INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
 
 
@@ -48,7 +49,8 @@ def give_json_line(data: Mapping[str, Any]) -> None:
 def error_line(error: BaseException) -> str:
     """One line (a caret under an expression excepted) that says what is wrong and what to do."""
     if isinstance(error, OrchestratorError):
-        return f"error: {masked(str(error))}"
+        lines = masked(str(error)).split("\n")  # a caret under an expression comes on lines of its own
+        return "error: " + "\n".join(plain(line)[:_LINE_CHARS] for line in lines)
     text = " ".join(masked(str(error)).split())[:500]
     hint = "" if os.environ.get("ORCHESTRATOR_DEBUG") else " (ORCHESTRATOR_DEBUG=1 shows where)"
     return f"error: unexpected {type(error).__name__}: {text}{hint}"

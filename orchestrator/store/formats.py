@@ -8,12 +8,15 @@ from __future__ import annotations
 import bz2
 import codecs
 import csv
+import errno
 import gzip
 import io
 import json
 import lzma
+import os
 import re
 import shutil
+import stat
 import tempfile
 import urllib.error
 import urllib.request
@@ -183,7 +186,7 @@ def opened(url: str, name: str) -> Iterator[IO[bytes]]:
 @contextmanager
 def _raw(url: str) -> Iterator[IO[bytes]]:
     if is_local(url):
-        with open(url, "rb", buffering=_CHUNK) as file:
+        with open(url, "rb", buffering=_CHUNK, opener=plain_file) as file:
             yield file
     elif scheme_of(url) in ("http", "https"):
         try:
@@ -200,6 +203,22 @@ def _raw(url: str) -> Iterator[IO[bytes]]:
         with fs.open(url, "rb") as remote:
             # fsspec's own readline is slow Python
             yield io.BufferedReader(remote, _CHUNK)
+
+
+def plain_file(path: str, flags: int) -> int:
+    """Opens a file, as `open(..., opener=)` wants it; what is none, a pipe for instance, is not waited for.
+
+    Raises:
+        OSError: it is a pipe, a device or a socket.
+    """
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        raise OSError("it is a pipe or a device; give its content as JSON Lines on standard input: -")
+    return descriptor
 
 
 class _JsonArray:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from orchestrator.core.model import ItemOutcome
 from orchestrator.errors import ConfigurationError, SourceError
 from orchestrator.store.folder import JobFolder
-from orchestrator.store.formats import READERS, Row, opened, read_jsonl
+from orchestrator.store.formats import READERS, Row, opened, plain_file, read_jsonl
 from orchestrator.store.jsonl import NotJsonError, encode_json
 from orchestrator.store.objects import file_system
 from orchestrator.store.primitives import is_local, job_folder_url, redact
@@ -140,7 +140,7 @@ def _digest_of(url: str) -> str | None:
     if not is_local(url):
         return None
     try:
-        with open(url, "rb") as file:
+        with open(url, "rb", opener=plain_file) as file:
             size = os.fstat(file.fileno()).st_size
             if size <= _HASHED_WHOLE:
                 return hashlib.file_digest(file, "sha256").hexdigest()
