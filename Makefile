@@ -6,6 +6,7 @@
 #   make bench     measurements, as printed in benchmarks/README.md                  (NAME=window for one of them)
 #   make chaos     faults on a real stack, with a checker             (ARGS="--seed 7")
 #   make simulate  1,000 seeded jobs in virtual time, with a checker  (SEEDS=200)
+#   make crash-points  a job of its own for each step at which a parent may die
 #   make canary    the facts about Prefect that the code rests on, asked of the one that is installed
 #   make lock      resolve the lock files anew
 #   make clean     remove .venv and caches
@@ -13,7 +14,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench chaos simulate canary lock clean
+.PHONY: help demo test lint bench chaos simulate crash-points canary lock clean
 
 # The first Python that is new enough; name another with PYTHON=...
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -45,6 +46,9 @@ bench: .venv/.dev
 
 chaos: .venv/.dev
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+crash-points: .venv/.dev
+	@$(BIN)/python -m pytest tests/integration/test_crash_points.py -m campaign $(ARGS)
 
 canary: .venv/.dev
 	@$(BIN)/python -m pytest tests/canary $(ARGS)
