@@ -16,25 +16,20 @@ from orchestrator.core.report import Report, build_report
 from orchestrator.engine.gateway import Gateway
 from orchestrator.errors import JobTakenOverError, OrchestratorError, StoreUnavailableError
 from orchestrator.reactor.boundaries import Boundary, passed
-from orchestrator.reactor.children import Watched
 from orchestrator.reactor.job import Job
 from orchestrator.reactor.links import tell_first
 from orchestrator.reactor.notices import Notices
-from orchestrator.reactor.page import Links, live_page, page_key, report_page
 from orchestrator.reactor.perform import Io, Performer, in_background, read_attempt
 from orchestrator.reactor.recording import Recorder
+from orchestrator.reactor.showing import Showing
 from orchestrator.reactor.silence import Silence
 from orchestrator.reactor.trouble import FolderTrouble
-from orchestrator.reactor.view import JobView, Rate, look, nothing_runs
+from orchestrator.reactor.view import JobView
 from orchestrator.reactor.watch import Watch
 
 T = TypeVar("T")
 TICK_SECONDS = 1.0
-SHOWN_FAILURES = 20
-LAST_PAGE_PAUSES = (1.0, 2.0, 4.0)
 REPORT_PATIENCE_SECONDS = 120.0
-AWAY = "Prefect's API does not answer; the job goes on once it does"
-WAITING_SECONDS = 10.0  # so long a start may take before somebody asks what holds it up
 
 
 class Reactor:
@@ -65,7 +60,7 @@ class Reactor:
         unwritable: Callable[[], Exception | None] = lambda: None,
     ) -> None:
         self.state = State(job.setup)
-        self._job, self._gateway, self._log, self._on_view = job, gateway, log, on_view
+        self._job, self._gateway, self._log = job, gateway, log
         self._restored = restored
         self._io = io or Io()
         self._recorder = recorder
@@ -81,13 +76,11 @@ class Reactor:
         )
         self._silence = Silence(job, self.state, self._io, self._events.put_nowait, read_at=lambda: self._watch.read_at)
         self._notices = Notices(job, self.state, self._io, log)
-        self._rate = Rate()
-        self._children = Watched()
-        self._page = asyncio.Lock()  # an older page that is tried again must not come after a newer one
-        self._told: set[int] = set()  # batches whose first failure was logged
         self._trouble = FolderTrouble(log, unwritable)
-        self._waiting_for: str | None = None
-        self._waiting_since: float | None = None
+        self._showing = Showing(
+            job, self.state, gateway, log, on_view=on_view, trouble=self._trouble,
+            is_away=lambda: self._watch.unreachable_since is not None,
+        )  # fmt: skip
         self._error: BaseException | None = None
         self.report: Report | None = None
 
@@ -129,13 +122,13 @@ class Reactor:
             self._job.id, self.state.tally.total, len(self._job.batches), self._job.name, self.state.window,
         )  # fmt: skip
         # Not before the page is begun: it is where people look first.
-        await self._publish()
+        await self._showing.publish()
         passed(Boundary.PAGE_BEGUN)
-        await self._emit("started", {"items": self.state.tally.total, "batches": len(self._job.batches)})
+        await self._showing.emit("started", {"items": self.state.tally.total, "batches": len(self._job.batches)})
         passed(Boundary.STARTED_EMITTED)
         if self._job.first is not None:
             in_background(self._tasks, tell_first(self._job, self._gateway, self._log), self._failed)
-        for work in (self._watch.run(), self._silence.run(), self._tick(), self._read_folder(), self._show()):
+        for work in (self._watch.run(), self._silence.run(), self._tick(), self._read_folder(), self._showing.run()):
             in_background(self._tasks, work, self._failed)
         while not self._events.empty():  # a stop that is already written comes before the first child
             await self._play(self._events.get_nowait())
@@ -156,13 +149,10 @@ class Reactor:
 
     async def _play(self, event: ev.Event) -> None:
         at = round(asyncio.get_running_loop().time() - self._began, 3)  # what is recorded is what was used
-        self._children.see(event, at)
+        self._showing.before(event, at)
         before = self.state.stop
         for command in self._decide(event, at):
             self._do(command)
-        if isinstance(event, ev.ControlChanged):
-            for line in self.state.standing.latest:
-                self._log.info("Job %s %s.", self._job.id, line)
         if self.state.stop is not before:
             self._watch.nudge()  # whom to cancel, and when, depends on who runs by now
         if isinstance(event, (ev.Submitted, ev.RunSeen)):
@@ -170,7 +160,7 @@ class Reactor:
             if batch.stage in (Stage.IN_FLIGHT, Stage.STOPPING) and batch.run is not None:
                 self._watch.listen(batch.index, batch.attempt, batch.run)
         self._silence.hear(event)
-        self._tell_failures(event)
+        self._showing.after(event)
         if isinstance(event, ev.Submitted):
             passed(Boundary.SUBMIT_PLAYED)
 
@@ -201,7 +191,7 @@ class Reactor:
                 self._watch.forget(batch)
                 in_background(self._tasks, self._perform.close(command), self._failed)
             case ev.Settle(batch, attempt, outcome, reason):
-                self._children.settle(batch, attempt, self.state.batches[batch].run, self.state.tally.now)
+                self._showing.settled(batch, attempt)
                 level = logging.DEBUG if outcome is BatchOutcome.COMPLETED else logging.INFO
                 self._log.log(level, "Batch %d %s%s", batch + 1, outcome.value, f": {reason}" if reason else "")
                 passed(Boundary.BATCH_SETTLED)
@@ -224,7 +214,7 @@ class Reactor:
         how = "child runs may finish" if record.mode is StopMode.DRAIN else "child runs are cancelled"
         self._log.warning("Stopping (%s): %s", how, record.reason)
         if record.cause is StopCause.TRIPPED:
-            in_background(self._tasks, self._emit("tripped", {"reason": record.reason}), self._failed)
+            in_background(self._tasks, self._showing.emit("tripped", {"reason": record.reason}), self._failed)
 
     async def _write_stop_later(self, record: StopRecord) -> None:
         while True:
@@ -250,16 +240,7 @@ class Reactor:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self.post(ev.Ticked(max(0.0, self._watch.read_at - self._began)))
-            self._tell_view()
-
-    def _tell_view(self) -> None:
-        if self._on_view is None:
-            return
-        try:
-            self._on_view(self._look())
-        except Exception as e:  # noqa: BLE001 - the caller's own code: no reason to end a job
-            self._on_view = None
-            self._log.warning("on_progress raised %s: %s. It is not called any more.", type(e).__name__, e)
+            self._showing.tell_view()
 
     async def _read_folder(self) -> None:
         while True:
@@ -272,112 +253,6 @@ class Reactor:
             except (OrchestratorError, OSError) as e:
                 self._trouble.unreadable = e
                 self._log.debug("The job folder cannot be read now: %s", e)
-
-    async def _show(self) -> None:
-        """Renew the page and say how it goes."""
-        loop = asyncio.get_running_loop()
-        logged = loop.time()
-        while True:
-            await asyncio.sleep(self._job.times.page)
-            try:
-                await self._find_what_it_waits_for()
-            except Exception as e:  # noqa: BLE001 - for people only: whatever is wrong with it, the job goes on
-                self._log.debug("What the job waits for cannot be told now: %s", e)
-            await self._publish()
-            if loop.time() - logged >= self._job.times.log:
-                logged = loop.time()
-                view = self._look()
-                self._log.info(
-                    "%d of %d items over: %d succeeded, %d failed; %d of %d batches over, %d in flight.%s",
-                    view.settled, view.total, view.succeeded, view.failed, view.batches_settled, view.batches_total,
-                    sum(view.in_flight.values()), f" Waiting: {self._waiting_for}" if self._waiting_for else "",
-                )  # fmt: skip
-
-    async def _find_what_it_waits_for(self) -> None:
-        now = asyncio.get_running_loop().time()
-        trouble = self._trouble.now
-        held_up = self._trouble.look(now) or (AWAY if self._watch.unreachable_since is not None else None)
-        if held_up is not None:
-            self._waiting_for = held_up
-            return
-        if self._waiting_for in (AWAY, trouble):
-            self._waiting_for = None
-        if not nothing_runs(self.state):
-            self._waiting_for, self._waiting_since = None, None
-        elif self._waiting_since is None:
-            self._waiting_since = now
-        elif self._waiting_for is None and now - self._waiting_since >= WAITING_SECONDS:
-            # Asked once per time of waiting: the answer is for people, and requests are counted.
-            deployment = next(iter(self._job.deployments.values()))
-            capacity = await self._gateway.capacity(deployment, self._job.work_queue_name)
-            if capacity.pool_paused:
-                self._waiting_for = "the work pool or its queue is paused"
-            elif capacity.workers_online == 0:
-                self._waiting_for = "no worker polls the work pool"
-            elif capacity.limited_by is not None:
-                self._waiting_for = f"capacity ({capacity.limited_by})"
-            else:
-                self._waiting_for = "the child runs are being started"
-
-    def _look(self) -> JobView:
-        at = asyncio.get_running_loop().time()
-        rate = self._rate.read(at, self.state.tally.succeeded + self.state.tally.failed)
-        return look(self.state, self._job.id, rate, self._waiting_for)
-
-    async def _publish(self) -> None:
-        async with self._page:
-            if self.report is None and (error := await self._try_page(self._live_page)) is not None:
-                self._log.debug("The page cannot be renewed now: %s", error)
-
-    async def _publish_report(self, report: Report) -> None:
-        """The last page; it stays, so it is worth several tries."""
-
-        def last() -> str:
-            return report_page(report, self.state, self._links(), self._job.first)
-
-        async with self._page:
-            for pause in LAST_PAGE_PAUSES:
-                if await self._try_page(last) is None:
-                    return
-                await asyncio.sleep(pause)
-            if (error := await self._try_page(last)) is not None:
-                self._log.warning("The page could not be brought up to date: %s", error)
-
-    async def _try_page(self, page: Callable[[], str]) -> Exception | None:
-        try:
-            await self._gateway.publish_page(self._job.page_run, page_key(self._job.id), page())
-        except Exception as e:  # noqa: BLE001 - for people only: whatever is wrong with it, the job goes on
-            return e
-        return None
-
-    def _live_page(self) -> str:
-        return live_page(
-            self._look(), self._job.name, self.state.window, self._job.folder.url, self._links(), self._job.first
-        )
-
-    def _links(self) -> Links:
-        children = self._children.worth_a_look(self.state)
-        return [(c, self._job.run_name(c.batch, c.attempt), self._job.run_url(c.run)) for c in children]
-
-    async def _emit(self, event: str, payload: dict[str, Any]) -> None:
-        await self._gateway.emit(f"orchestrator.job.{event}", self._job.id, payload)
-
-    def _tell_failures(self, event: ev.Event) -> None:
-        """A warning for the first failure of each of the first batches that have one."""
-        index = event.progress.batch if isinstance(event, ev.Progressed) else getattr(event, "batch", None)
-        if index is None or not isinstance(event, (ev.Progressed, ev.Closed)) or len(self._told) > SHOWN_FAILURES:
-            return
-        batch = self.state.batches[index]
-        first = batch.counts.first_failure if batch.counts else None
-        if first is None or index in self._told:
-            return
-        self._told.add(index)
-        if len(self._told) > SHOWN_FAILURES:
-            self._log.warning("Further failures are counted, not shown; the report has them all.")
-            return
-        label = f" ({' '.join(first.key.split())[:80]})" if first.key != str(first.index) else ""
-        what = f"{first.type}: {first.text}"
-        self._log.warning("Batch %d: item %d%s failed: %s", index + 1, first.index, label, what)
 
     # ------------------------------------------------------------------ the end
 
@@ -402,14 +277,14 @@ class Reactor:
             age=self._job.age,
         )
         self.report = report = await self._write_report(report)
-        await self._publish_report(report)
+        await self._showing.publish_report(report)
         passed(Boundary.PAGE_PUBLISHED)
         told = {"verdict": report.verdict.value, "ok": report.ok, "headline": report.headline}
-        await self._emit("finished", told | {"items": asdict(report.items)})
+        await self._showing.emit("finished", told | {"items": asdict(report.items)})
         passed(Boundary.FINISHED_EMITTED)
         level = logging.INFO if report.ok else logging.WARNING
         self._log.log(level, "Job %s %s: %s", self._job.id, report.verdict.value, report.headline)
-        self._tell_view()
+        self._showing.tell_view()
         return report
 
     async def _write_report(self, report: Report) -> Report:

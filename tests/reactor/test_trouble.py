@@ -273,7 +273,7 @@ def test_a_page_that_cannot_be_shown_stops_no_job(monkeypatch):
     def broken(*args: Any) -> str:
         raise ZeroDivisionError("a bug of ours in what is for people only")
 
-    monkeypatch.setattr("orchestrator.reactor.loop.live_page", broken)
+    monkeypatch.setattr("orchestrator.reactor.showing.live_page", broken)
     assert run_on(engine_of()).report.items.succeeded == 40
 
 
