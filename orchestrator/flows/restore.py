@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import ParamSpec, TypeVar
 
 from orchestrator.core.machine import events as ev
 from orchestrator.core.model import EndReason, Phase, Reading
 from orchestrator.engine.gateway import Gateway, Run
+from orchestrator.errors import StoreUnavailableError
 from orchestrator.reactor import Job
 from orchestrator.reactor.boundaries import Boundary, passed
 from orchestrator.reactor.perform import read_attempt
 from orchestrator.store import AttemptFiles
 from orchestrator.store.journal import readings_before
 
+P = ParamSpec("P")
+T = TypeVar("T")
+PAUSES = (0.2, 0.5, 1.0, 2.0)  # seconds, between two tries of a question that the job folder did not answer
 PAGE = 200  # keys asked for at once, as many as Prefect answers in one request
 
 
@@ -28,9 +33,9 @@ async def restore(job: Job, gateway: Gateway) -> list[ev.Event]:
     Raises:
         EngineUnavailableError: Prefect cannot be asked.
     """
-    files = await asyncio.to_thread(job.folder.attempts)
+    files = await _patiently(job.folder.attempts)
     passed(Boundary.RESTORE_LISTED)
-    known = await asyncio.to_thread(_recorded, job, files)
+    known = await _patiently(_recorded, job, files)
     highest = max(files, default=-1)
     found: list[ev.Event] = []
     for start in range(0, len(job.batches), PAGE):
@@ -83,8 +88,17 @@ async def _restore_page(
         for b, k in over.items()
         if b not in readings or readings[b].counts.settled < job.batches[b].count
     }
-    runs = await _find(job, gateway, page, [*wanted.values(), *unfinished.values()])
+    # It said its last word, and nobody recorded since that its run was read as over: until then it holds its place.
+    unread = {b: job.key(b, k) for b, k in over.items() if b not in known and k in files[b].ended - files[b].revoked}
+    asked = dict.fromkeys([*wanted.values(), *unfinished.values(), *unread.values()])
+    runs = await _find(job, gateway, page, list(asked))
     passed(Boundary.RESTORE_ASKED)
+    for b, key in unread.items():
+        if (run := runs.get(key)) is not None and _phase(run) is None and wanted[b] not in runs:
+            current[b], wanted[b] = over.pop(b), key
+            readings.pop(b, None)
+            if current[b]:
+                over[b] = current[b] - 1
     ended = {b: _phase(runs.get(key)) for b, key in unfinished.items()}
     readings |= await _read(job, {b: (k, ended.get(b)) for b, k in over.items() if b not in readings})
     # It came as far as its ledger and Prefect does not know it any more: what it did counts, and it is over.
@@ -111,14 +125,24 @@ def _has_mark(files: Mapping[int, AttemptFiles], batch: int, attempt: int) -> bo
 
 async def _recalled(job: Job, attempts: Sequence[tuple[int, int]]) -> dict[tuple[int, int], tuple[str, bool]]:
     """Why an earlier parent wanted the runs of these attempts to end, and whether for their silence."""
-    said = await asyncio.gather(*(asyncio.to_thread(job.folder.read_recalled, b, k) for b, k in attempts))
+    said = await asyncio.gather(*(_patiently(job.folder.read_recalled, b, k) for b, k in attempts))
     return {attempt: why for attempt, why in zip(attempts, said, strict=True) if why is not None}
 
 
 async def _read(job: Job, wanted: Mapping[int, tuple[int, Phase | None]]) -> dict[int, Reading]:
     """What the ledgers say of attempts, by batch; each with its terminal state as far as that is known."""
-    read = (asyncio.to_thread(read_attempt, job, b, attempt, phase) for b, (attempt, phase) in wanted.items())
+    read = (_patiently(read_attempt, job, b, attempt, phase) for b, (attempt, phase) in wanted.items())
     return dict(zip(wanted, await asyncio.gather(*read), strict=True))
+
+
+async def _patiently(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Ask the job folder off the loop, a few times: of very many questions one that fails must not end the others."""
+    for pause in PAUSES:
+        try:
+            return await asyncio.to_thread(function, *args, **kwargs)
+        except StoreUnavailableError:
+            await asyncio.sleep(pause)
+    return await asyncio.to_thread(function, *args, **kwargs)
 
 
 async def _find(job: Job, gateway: Gateway, page: range, keys: list[str]) -> dict[str, Run]:

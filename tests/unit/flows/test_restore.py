@@ -12,7 +12,8 @@ from orchestrator.core.machine import events as ev
 from orchestrator.core.model import Counts, EndReason, ItemOutcome, Phase, RunId
 from orchestrator.engine.gateway import Run
 from orchestrator.engine.memory import MemoryGateway
-from orchestrator.errors import EngineUnavailableError
+from orchestrator.engine.virtual import run as run_virtually
+from orchestrator.errors import EngineUnavailableError, StoreUnavailableError
 from orchestrator.flows.restore import restore
 from orchestrator.reactor import Job
 from orchestrator.reactor.job import PassItems
@@ -78,6 +79,25 @@ def test_a_batch_whose_child_wrote_its_end_is_over():
     assert (event.batch, event.attempt, event.reading.counts.succeeded) == (0, 0, 5)
 
 
+def test_a_child_that_wrote_its_end_and_whose_run_goes_on_is_adopted_so_that_it_holds_its_place():
+    job = prepared().job
+    worked(job, 0, 0, 5, EndReason.COMPLETED)
+    events, _ = restored(job, {(0, 0): Phase.RUNNING})
+    assert events == [submitted(0, 0, Phase.RUNNING)]
+
+
+def test_so_is_one_of_a_later_attempt_after_what_came_before_it():
+    job = prepared().job
+    worked(job, 0, 0, 2, None)
+    job.folder.close_attempt(0, 5, 0)
+    worked(job, 0, 1, 3, EndReason.COMPLETED)
+    events, _ = restored(job, {(0, 0): Phase.CRASHED, (0, 1): Phase.RUNNING})
+    first, second = events
+    assert isinstance(first, ev.Restored)
+    assert (first.attempt, first.reading.counts.succeeded) == (0, 2)
+    assert second == submitted(0, 1, Phase.RUNNING)
+
+
 def test_a_given_up_attempt_comes_with_how_it_ended_and_the_next_is_adopted():
     job = prepared().job
     worked(job, 1, 0, 2, None)
@@ -138,3 +158,19 @@ def test_while_prefect_is_away_nothing_is_restored():
 
     with pytest.raises(EngineUnavailableError):
         asyncio.run(restore(prepared().job, Away()))
+
+
+def test_a_question_that_the_job_folder_does_not_answer_is_asked_again(monkeypatch):
+    job = prepared().job
+    asked: list[int] = []
+    attempts = job.folder.attempts
+
+    def once_away():
+        asked.append(1)
+        if len(asked) == 1:
+            raise StoreUnavailableError("away")
+        return attempts()
+
+    monkeypatch.setattr(job.folder, "attempts", once_away)
+    assert run_virtually(restore(job, Known(job, {}))) == []
+    assert len(asked) == 2
