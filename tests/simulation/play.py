@@ -27,6 +27,8 @@ from tests.simulation.world import Storage, Violation, World
 MOST_PARENTS = 60
 QUIET_SECONDS = 500.0  # after the end: the server's own timeouts are over, and so is every grace
 
+DRAIN_PATIENCE = 400.0  # then a person makes a drain a cancel
+
 
 @dataclass
 class Played:
@@ -96,6 +98,7 @@ class _Stage:
             world.faults.outage(begin, end)
         self.folder = JobFolder(job_folder_url(STORAGE, JOB))
         tasks = [asyncio.ensure_future(self._act(act)) for act in self.scenario.acts]
+        tasks.append(asyncio.ensure_future(self._lose_patience()))
         whole = asyncio.ensure_future(self._whole())
         loop.on_livelock = lambda: self._give_up(whole, "steps", f"no end after {loop.steps} steps")
         limit = most_seconds(self.scenario)
@@ -180,6 +183,16 @@ class _Stage:
             if parent.over in pending:
                 self.world.violate("rival", f"{parent.name} goes on a minute after the job is over")
 
+    async def _lose_patience(self) -> None:
+        """A drain waits for its children as long as they take, a hanging one for ever: somebody ends that."""
+        world = self.world
+        while not world.quiet:
+            await asyncio.sleep(50.0)
+            if not world.facts.stops or world.facts.cancel_stop_at is not None:
+                continue
+            if world.now() > world.facts.stops[0][0] + DRAIN_PATIENCE:
+                await self._act(Act(0.0, "stop", "cancel"))
+
     async def _act(self, act: Act) -> None:
         world = self.world
         await asyncio.sleep(act.at)
@@ -195,7 +208,6 @@ class _Stage:
         match act.what:
             case "stop":
                 record = StopRecord(StopMode(act.value), StopCause.REQUESTED, "no more", who)
-                Storage(self.folder.url, world, None, "person")  # noted as everybody's writes are
                 JobFolder(Storage(self.folder.url, world, None, "person")).request_stop(record)
             case "scale":
                 self.folder.write_control({"max_in_flight": act.value})

@@ -177,6 +177,7 @@ def draw(seed: int) -> Scenario:
         deaths=_deaths(chance, about),
         acts=_acts(chance, about, window),
         settings={
+            "fence_seconds": 2.0,
             "max_waits": chance.choice((0, 5, 50)),
             "submit_concurrency": chance.choice((1, 1, 1, 4)),
             "poll_seconds": chance.choice((1.0, 3.0)),

@@ -220,10 +220,10 @@ class World(SimulatedEngine):
             record.fate = Fate()
             self.propose(run_id, Phase.SCHEDULED)
 
-    def given_up(self, what: tuple[int, int]) -> None:
+    def given_up(self, what: tuple[int, int], silent: bool) -> None:
         """An attempt was given up: one whose process was silent holds no place any more, and is not waited for."""
         self.facts.revoked[what] = self.now()
-        if what in self.facts.silent and self._held.pop(self._run_of.get(what, RunId("")), None) is not None:
+        if (silent or what in self.facts.silent) and self._held.pop(self._run_of.get(what, RunId("")), None) is not None:
             self.inject("silent run given up")
 
     def let_a_child_write(self, name: str) -> None:
@@ -348,7 +348,7 @@ class Storage:
         elif (attempt := layout.attempt_name(name)) is not None:
             what = (attempt.batch, attempt.attempt)
             if attempt.kind is layout.Kind.REVOKED:
-                self._world.given_up(what)
+                self._world.given_up(what, silent=b"no sign of life" in data)
             elif attempt.kind is layout.Kind.END:
                 facts.ended[what] = now
             elif name.endswith(".recalled") and b'"silent":true' in data:
