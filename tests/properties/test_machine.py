@@ -24,6 +24,7 @@ from orchestrator.core.model import (
     Verdict,
 )
 
+LIVES = ("start", "item", "item", "bad item", "end", "die", "vanish", "cancel", "delete")
 ENDS = (Phase.COMPLETED, Phase.FAILED, Phase.CRASHED, Phase.CANCELLED)
 
 
@@ -177,7 +178,7 @@ class JobUnderChaos(RuleBasedStateMachine):
         return [c for c in self.children.values() if not c.phase.is_terminal and not c.deleted]
 
     @precondition(lambda self: self.living())
-    @rule(data=st.data(), what=st.sampled_from(["start", "item", "item", "bad item", "end", "die", "vanish", "cancel", "delete"]))
+    @rule(data=st.data(), what=st.sampled_from(LIVES))
     def a_child_lives(self, data, what):
         child = data.draw(st.sampled_from(self.living()))
         left = self.counts[child.batch] - sum(
