@@ -44,7 +44,7 @@ Items = Annotated[
     flag(
         "--items",
         "Path or URL (.txt .csv .json .jsonl .parquet), `glob:PATTERN`, `range:A:B`, `python:MODULE:CALLABLE`, "
-        "`job:ID?outcome=failed`, `results:ID`, or `-` for JSON Lines on stdin.",
+        "`job:ID?outcome=failed`, `results:ID` (or `results:nightly-*`), or `-` for JSON Lines on stdin.",
         group=JOB,
         allow_leading_hyphen=True,
     ),
@@ -71,7 +71,12 @@ PassItemsAs = Annotated[
 MaxInFlight = Annotated[int | None, flag("--max-in-flight", "Most child runs at once. Default 8.", group=JOB)]
 Tags = Annotated[list[str] | None, flag("--tag", "A tag for every child run. Repeatable.", group=JOB)]
 SkipSucceededOf = Annotated[
-    str | None, flag("--skip-succeeded-of", "Leave out items, by key, that succeeded in that job.", group=ITEMS)
+    str | None,
+    flag(
+        "--skip-succeeded-of",
+        "Leave out items, by key, that succeeded in that job (`nightly-*`: in any of them).",
+        group=ITEMS,
+    ),
 ]
 
 BatchSize = Annotated[int | None, flag("--batch-size", "Items per child run. Default 100.", group=ITEMS)]

@@ -92,7 +92,7 @@ async def orchestrate(
         key, select, weight, group_by: Fields of each item: its label, the part handed on, its weight, its group.
         max_bytes, max_weight: Further limits of a batch.
         unique_keys: Refuse a source in which a key comes twice.
-        skip_succeeded_of: Job id; items whose key succeeded there are left out.
+        skip_succeeded_of: Job id, or a pattern as `nightly-*`; items whose key succeeded there are left out.
         job_variables, tags, work_queue_name: Of each child run, as Prefect means them.
         batch_retries: New child runs for a batch that the infrastructure lost; None: 2, or 0 unless by reference.
         isolate_crashing_items: From a batch's third attempt on, find the item that kills its run and fail it alone.

@@ -110,7 +110,7 @@ class Results(_Source):
 
     model_config = ConfigDict(title="Results of a job")
     kind, mark = "results", "results_of"
-    results_of: str = Field(description="Id of the earlier job.")
+    results_of: str = Field(description="Id of the earlier job, or nightly-* for all of a series.")
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "job": self.results_of}

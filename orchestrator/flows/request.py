@@ -72,7 +72,8 @@ class Advanced(BaseModel):
     key: str | None = Field(default=None, description="Field of each item that labels it; by default its number.")
     select: str | None = Field(default=None, description="Field of each item that is handed on instead of the item.")
     skip_succeeded_of: str | None = Field(
-        default=None, description="Id of an earlier job: items whose key succeeded there are left out."
+        default=None,
+        description="Id of an earlier job, or nightly-* for all of a series: items whose key succeeded there are left out.",  # noqa: E501 - shown in one line
     )
     unique_keys: bool = Field(default=False, description="Refuse a source in which a key comes twice.")
     group_by: str | None = Field(
@@ -112,7 +113,7 @@ class Advanced(BaseModel):
     )
     on_parent_cancelled: OnParentCancelled = Field(
         default="cancel",
-        description="When this run is cancelled: cancel the child runs, or let them finish their batch (abandon).",
+        description="When this run is cancelled or dies: cancel the child runs; or let them finish their batch and end the job (drain), or leave it to be resumed (abandon).",  # noqa: E501 - shown in one line
     )
     job_id: str | None = Field(
         default=None,

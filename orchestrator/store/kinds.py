@@ -21,6 +21,7 @@ from orchestrator.store.jsonl import NotJsonError, encode_json
 from orchestrator.store.objects import file_system
 from orchestrator.store.primitives import is_local, job_folder_url, redact
 from orchestrator.store.retries import check_not_taken
+from orchestrator.store.series import is_series, jobs_like
 
 
 class Source(Protocol):
@@ -283,7 +284,10 @@ class JobSource:
 
 @dataclass(frozen=True)
 class ResultsSource:
-    """The results of an earlier job's succeeded items, in its input order; they keep their items' keys."""
+    """The results of an earlier job's succeeded items, in its input order; they keep their items' keys.
+
+    A pattern of job ids stands for all jobs of that series that are over, one after the other, the oldest first.
+    """
 
     job_id: str
     storage: str
@@ -297,9 +301,17 @@ class ResultsSource:
         return {"kind": "results", "job": self.job_id}
 
     def read(self) -> Iterator[Row]:
-        folder = _earlier(self.storage, self.job_id)
-        for record in folder.outcomes((ItemOutcome.SUCCEEDED,)):
-            yield Row(record.index + 1, record.result, record.key)
+        for folder in self._folders():
+            for record in folder.outcomes((ItemOutcome.SUCCEEDED,)):
+                yield Row(record.index + 1, record.result, record.key)
+
+    def _folders(self) -> list[JobFolder]:
+        if not is_series(self.job_id):
+            return [_earlier(self.storage, self.job_id)]
+        over = [job for job in jobs_like(self.storage, self.job_id) if job.read_report() is not None]
+        if not over:
+            raise SourceError("there is no job of such an id that is over", source=self.name)
+        return over
 
 
 def _earlier(storage: str, job_id: str) -> JobFolder:

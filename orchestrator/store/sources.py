@@ -7,7 +7,7 @@ gives, `as_source` whatever Python code hands over.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
@@ -29,6 +29,7 @@ from orchestrator.store.kinds import (
     StdinSource,
 )
 from orchestrator.store.primitives import absolute_url, check_job_id, is_local, redact, refuse_user_info, scheme_of
+from orchestrator.store.series import check_series, is_series
 
 __all__ = [
     "CallableSource",
@@ -72,7 +73,7 @@ def parse_source(text: str, *, storage: str | None = None, policy: SourcePolicy 
 
     Args:
         text: A path or URL with a known suffix, `glob:PATTERN`, `range:A:B`, `python:MODULE:CALLABLE`,
-            `job:ID?outcome=failed,unknown`, `results:ID`, or `-`.
+            `job:ID?outcome=failed,unknown`, `results:ID` (or a pattern, `results:nightly-*`), or `-`.
         storage: Storage root, where earlier jobs are found.
         policy: What the source may make this process do.
 
@@ -95,7 +96,8 @@ def parse_source(text: str, *, storage: str | None = None, policy: SourcePolicy 
         if kind == "job":
             return _parse_job(rest, text, storage)
         if kind == "results":
-            return ResultsSource(_job_id(rest, text), _root(storage, text))
+            return ResultsSource(_job_id(rest, text, check_series if is_series(rest) else check_job_id),
+                                 _root(storage, text))  # fmt: skip
     return _file(text, None, policy)
 
 
@@ -265,9 +267,9 @@ def _parse_job(rest: str, text: str, storage: str | None) -> Source:
     return JobSource(_job_id(job_id, text), _root(storage, text), outcomes, again == "true")
 
 
-def _job_id(job_id: str, text: str) -> str:
+def _job_id(job_id: str, text: str, check: Callable[[str], str] = check_job_id) -> str:
     try:
-        return check_job_id(job_id)
+        return check(job_id)
     except ConfigurationError as e:
         raise SourceError(str(e).removeprefix("job_id: "), source=text[:100]) from e
 

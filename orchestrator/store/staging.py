@@ -15,12 +15,13 @@ from typing import Any
 
 from orchestrator.core.batching import BatchingError, Cutter
 from orchestrator.core.model import ItemOutcome
-from orchestrator.errors import ConfigurationError, SourceError, StoreUnavailableError
+from orchestrator.errors import ConfigurationError, SourceError, StorageError, StoreUnavailableError
 from orchestrator.store import layout
 from orchestrator.store.folder import JobFolder
 from orchestrator.store.formats import Row
 from orchestrator.store.jsonl import NotJsonError, encode_json
 from orchestrator.store.primitives import job_folder_url
+from orchestrator.store.series import is_series, jobs_like
 from orchestrator.store.sources import Source
 
 KEY_MAX_CHARACTERS = 1000
@@ -37,7 +38,8 @@ class StageOptions:
         key, select, weight, group_by: Names of fields of items that are mappings. All four are looked up in the whole
             item, also when `select` passes on a part of it.
         unique_keys: Refuse a key that came before.
-        skip_succeeded_of: Id of a job in the same storage; items whose key succeeded there are left out.
+        skip_succeeded_of: Id of a job in the same storage, or a pattern such as `nightly-*` for all that match; items
+            whose key succeeded there are left out.
         storage: Where that job lies; None: beside the folder that is staged into.
     """
 
@@ -136,14 +138,17 @@ def _stage(
         on_progress(writer.total, writer.bytes)
     return Staged(
         total=writer.total, batches=writer.batches, parts=writer.parts, bytes=writer.bytes, hash=writer.hash,
-        skipped=skipped, warnings=tuple(_warnings(options, cutter, writer, skipped)),
+        skipped=skipped, warnings=tuple(_warnings(options, cutter, writer, skipped, labels.compared)),
     )  # fmt: skip
 
 
-def _warnings(options: StageOptions, cutter: Cutter, writer: _Writer, skipped: int) -> list[str]:
+def _warnings(options: StageOptions, cutter: Cutter, writer: _Writer, skipped: int, compared: int) -> list[str]:
     said = []
     if skipped:
-        said.append(f"{skipped:,} items are left out: they succeeded in job {options.skip_succeeded_of}.")
+        jobs = f"job {options.skip_succeeded_of}" if compared == 1 else f"{compared} jobs {options.skip_succeeded_of}"
+        said.append(f"{skipped:,} items are left out: they succeeded in {jobs}.")
+    elif options.skip_succeeded_of is not None and not compared:
+        said.append(f"Nothing is left out: there is no job {options.skip_succeeded_of} yet.")
     if cutter.returned_groups:
         said.append(
             f"The items are not sorted by {options.group_by}: {cutter.first_returned_group!r} came back after another "
@@ -228,10 +233,13 @@ class _Labels:
         self._source, self._options = source, options
         self._seen: set[bytes] | None = set() if options.unique_keys else None
         self._done: set[bytes] = set()
+        self.compared = 0  # earlier jobs whose successes are left out
         if options.max_weight is not None and options.weight is None:
             raise ConfigurationError("needs weight, the field that holds an item's weight", field="max_weight")
         if options.skip_succeeded_of is not None:
-            self._done = _succeeded_keys(folder, options)
+            earlier = _earlier(folder, options)
+            self.compared = len(earlier)
+            self._done = {_digest(r.key) for job in earlier for r in job.outcomes((ItemOutcome.SUCCEEDED,))}
 
     def key(self, row: Row, index: int) -> str | None:
         """The item's label; None for its index."""
@@ -296,11 +304,19 @@ class _Labels:
         return SourceError(reason, source=self._source.name, line=row.line)
 
 
-def _succeeded_keys(folder: JobFolder, options: StageOptions) -> set[bytes]:
-    root = options.storage or folder.url.rpartition("/")[0]
-    earlier = JobFolder(job_folder_url(root, str(options.skip_succeeded_of)))
+def _earlier(folder: JobFolder, options: StageOptions) -> list[JobFolder]:
+    """The jobs that `skip_succeeded_of` names; of a series there may be none yet."""
+    root, name = options.storage or folder.url.rpartition("/")[0], str(options.skip_succeeded_of)
+    try:
+        if is_series(name):
+            return jobs_like(root, name)
+        earlier = JobFolder(job_folder_url(root, name))
+    except ConfigurationError as e:
+        if isinstance(e, StorageError):
+            raise
+        raise ConfigurationError(str(e).removeprefix("job_id: "), field="skip_succeeded_of") from e
     earlier.read_job()
-    return {_digest(record.key) for record in earlier.outcomes((ItemOutcome.SUCCEEDED,))}
+    return [earlier]
 
 
 def _digest(key: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -364,6 +365,15 @@ class TestEarlierJobs:
             (1, {"square": 0}, "k0"),
             (4, {"square": 9}, "k3"),
         ]
+
+    def test_results_of_a_series_are_those_of_all_its_jobs_that_are_over(self, root: str) -> None:
+        for name in ("first-2", "first-3", "other"):
+            shutil.copytree(Path(root) / "first", Path(root) / name)
+        (Path(root) / "first-3" / "report.json").unlink()
+        rows = list(parse_source("results:first*", storage=root).read())
+        assert [row.key for row in rows] == ["k0", "k3"] * 2
+        with pytest.raises(SourceError, match="there is no job of such an id that is over"):
+            list(parse_source("results:first-3*", storage=root).read())
 
     @pytest.mark.parametrize("text", ["job:first", "results:first"])
     def test_a_job_that_is_not_over_leaves_nothing_yet(self, root: str, text: str) -> None:

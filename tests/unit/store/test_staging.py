@@ -14,6 +14,7 @@ from orchestrator.core.model import BatchReference, ItemOutcome
 from orchestrator.errors import ConfigurationError, JobNotFoundError, SourceError, StoreUnavailableError
 from orchestrator.store import JobFolder, JobRecord, Staged, StageOptions, as_source, job_folder_url, layout, stage
 from orchestrator.store.local import LocalStore
+from orchestrator.store.sources import parse_source
 
 
 @pytest.fixture
@@ -175,6 +176,35 @@ def test_what_succeeded_in_an_earlier_job_is_left_out_by_key(tmp_path: Path, fol
     assert (result.total, result.skipped) == (2, 2)
     assert "2 items are left out: they succeeded in job earlier" in result.warnings[0]
     assert keys(folder) == ["5", "2"]
+
+
+def test_what_succeeded_in_any_job_of_a_series_is_left_out(tmp_path: Path, folder: JobFolder) -> None:
+    root = str(tmp_path / "jobs")
+    for name, ids, created in (("night-2", (2, 3), "2025-01-02"), ("night-1", (0, 1), "2025-01-01"), ("day", (5,), "")):
+        earlier = JobFolder(job_folder_url(root, name))
+        result = stage(as_source([{"id": n} for n in ids]), earlier, "n", StageOptions(1, key="id"))
+        earlier.create_job(JobRecord(name, "n", f"{created}T00:00:00Z", {}, result.total, result.batches))
+        for batch in range(result.batches):
+            earlier.close_by_value(batch, 1, 0, ItemOutcome.FAILED if batch else ItemOutcome.SUCCEEDED)
+    (tmp_path / "jobs" / "night-half-staged").mkdir()
+    options = StageOptions(100, key="id", skip_succeeded_of="night-*")
+    result = staged(folder, [{"id": n} for n in range(6)], options)
+    assert keys(folder) == ["1", "3", "4", "5"]
+    assert "2 items are left out: they succeeded in 2 jobs night-*" in result.warnings[0]
+
+
+def test_a_series_without_a_job_yet_leaves_nothing_out_and_says_so(folder: JobFolder) -> None:
+    result = staged(folder, [{"id": 1}], StageOptions(100, key="id", skip_succeeded_of="night-*"))
+    assert (result.total, result.warnings) == (1, ("Nothing is left out: there is no job night-* yet.",))
+
+
+@pytest.mark.parametrize("pattern", ["*", "../*", "a/*", "a*" * 50])
+def test_a_pattern_that_names_no_series_is_refused(folder: JobFolder, pattern: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        staged(folder, [{"id": 1}], StageOptions(100, key="id", skip_succeeded_of=pattern))
+    assert caught.value.field == "skip_succeeded_of"
+    with pytest.raises(SourceError):
+        parse_source(f"results:{pattern}", storage=folder.url)
 
 
 def test_skipping_needs_keys_and_a_job(tmp_path: Path, folder: JobFolder) -> None:
