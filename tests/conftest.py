@@ -12,7 +12,7 @@ import pytest
 
 # Before anything imports Prefect: it reads its settings once, at import.
 for _name in [
-    n for n in os.environ if n.startswith(("PREFECT_", "ORCHESTRATOR_")) and n != "ORCHESTRATOR_REQUIRE_BROWSER"
+    n for n in os.environ if n.startswith(("PREFECT_", "ORCHESTRATOR_")) and not n.startswith("ORCHESTRATOR_REQUIRE_")
 ]:
     del os.environ[_name]
 _HOME = Path(tempfile.mkdtemp(prefix="orchestrator-tests-"))
