@@ -130,7 +130,8 @@ class AsyncWindow:
     async def _pause(self, seconds: float) -> None:
         """Wait so long, or until the gate closes."""
         try:
-            await asyncio.wait_for(self._closed.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
         except TimeoutError:
             pass
 

@@ -93,7 +93,8 @@ async def _settle(job_id: str, root: str, run: FlowRun, cancelled: bool) -> None
     job = replace(prepared.job, page_run=RunId(str(run.id)), url=run_url(RunId(str(run.id))))
     try:
         limit = HOOK_SECONDS if stop.mode is StopMode.DRAIN else None
-        await asyncio.wait_for(run_async(call, replace(prepared, job=job)), limit)
+        async with asyncio.timeout(limit):
+            await run_async(call, replace(prepared, job=job))
     except TimeoutError:
         call.log.warning("Child runs of job %s are still at work; `orchestrator cleanup` reports on them.", job_id)
 

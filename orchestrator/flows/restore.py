@@ -36,11 +36,12 @@ async def restore(job: Job, gateway: Gateway) -> list[ev.Event]:
     files = await _patiently(job.folder.attempts)
     passed(Boundary.RESTORE_LISTED)
     known = await _patiently(_recorded, job, files)
+    stops = await _patiently(job.folder.read_stop) is not None
     highest = max(files, default=-1)
     found: list[ev.Event] = []
     for start in range(0, len(job.batches), PAGE):
         page = range(start, min(start + PAGE, len(job.batches)))
-        events = await _restore_page(job, gateway, page, files, known)
+        events = await _restore_page(job, gateway, page, files, known, stops)
         if not events and start > highest:
             break
         found += events
@@ -74,7 +75,12 @@ def _is_certain(job: Job, batch: int, reading: Reading) -> bool:
 
 
 async def _restore_page(
-    job: Job, gateway: Gateway, page: range, files: Mapping[int, AttemptFiles], known: Mapping[int, Reading]
+    job: Job,
+    gateway: Gateway,
+    page: range,
+    files: Mapping[int, AttemptFiles],
+    known: Mapping[int, Reading],
+    stops: bool,
 ) -> list[ev.Event]:
     over = {b: k for b in page if b in files and (k := _newest_over(files[b])) is not None}
     current = {b: over.get(b, -1) + 1 for b in page}
@@ -109,8 +115,12 @@ async def _restore_page(
     events: list[ev.Event] = []
     for b, attempt in over.items():
         # A next attempt exists: however this one ended, it was tried again.
-        phase = None if wanted[b] in runs or b in deleted else ended.get(b)
-        events.append(ev.Restored(b, attempt, readings[b], phase, recalled.get((b, attempt), (None, False))[0]))
+        phase, left = None if wanted[b] in runs or b in deleted else ended.get(b), None
+        run = runs.get(unfinished.get(b, "")) if stops and wanted[b] not in runs and b not in deleted else None
+        if run is not None and not run.phase.is_terminal:
+            phase, left = run.phase, run.id
+        given_up, _ = recalled.get((b, attempt), (None, False))
+        events.append(ev.Restored(b, attempt, readings[b], phase, given_up, left))
     for b, key in wanted.items():
         if (run := runs.get(key)) is not None:
             events.append(ev.Submitted(b, current[b], run.id, run.phase, run.started))

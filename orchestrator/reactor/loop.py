@@ -337,9 +337,11 @@ class Reactor:
         deadline = loop.time() + 5.0
         while (self._creating or not self._events.empty()) and loop.time() < deadline:
             try:
-                await self._play(await asyncio.wait_for(self._events.get(), 0.5))
+                async with asyncio.timeout(0.5):
+                    event = await self._events.get()
             except TimeoutError:
                 continue
+            await self._play(event)
 
     async def _close(self) -> None:
         if self._recorder is not None:

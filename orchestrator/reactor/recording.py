@@ -67,7 +67,8 @@ class Recorder:
         if self._over or self._io is None or self._task is None:
             return
         try:
-            await asyncio.wait_for(self._write(self._io), LAST_SECONDS)
+            async with asyncio.timeout(LAST_SECONDS):
+                await self._write(self._io)
         except TimeoutError:
             logger.debug("The last events of the job were not recorded in time")
         finally:
@@ -84,7 +85,8 @@ class Recorder:
             if not self._journal.appends:
                 pause = min(max(pause, (loop.time() - began) / 60), LONGEST_SECONDS)
             try:
-                await asyncio.wait_for(self._wake.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
             except TimeoutError:
                 pass
             if not await self._write(io):

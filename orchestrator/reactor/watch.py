@@ -103,7 +103,9 @@ class Watch:
         while True:
             quiet = loop.time() - self._last_news > QUIET_SECONDS
             try:
-                await asyncio.wait_for(self._nudged.wait(), self._poll * (2 if quiet else 1))
+                # Not `wait_for`: up to Python 3.11 it loses a cancel that comes while what it waits for happens.
+                async with asyncio.timeout(self._poll * (2 if quiet else 1)):
+                    await self._nudged.wait()
                 await asyncio.sleep(min(0.5, self._poll))  # several waits often end together
             except TimeoutError:
                 pass

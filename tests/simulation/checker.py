@@ -3,7 +3,7 @@
 Some rules are checked while it happens, in `world.World`:
 
 * **G2.** When Prefect accepts a creation, the runs that never ended (created, not deleted, never in a terminal state) are
-  at most the window of the parent that sent it: the larger of what it was when the request was sent and is now. Runs that
+  at most the window of the parent that sent it: the larger of what it was when that was decided and is now. Runs that
   another parent had created since this one took over are left out: requests of a dead parent that were still on their
   way, and what an older parent does until it sees that it was superseded; nobody could count them. So is a run that was
   over and came back (its end was read), one under a key whose first run had been deleted, and one that was cancelled
@@ -24,7 +24,8 @@ The others are checked here, when the job is over:
   failed, or killed its process; a not-started one was started by no attempt before that was given up. An item whose outcome
   counts was started by no later attempt.
 * **A crash changes nothing that was settled:** outcomes of items in batches that a parent had settled before it died are
-  the same at the end.
+  the same at the end. One promise cannot be kept: a parent that decides to stop while the job folder cannot be written,
+  and dies before it can, takes that decision with it; the next parent goes on with the job.
 * **Nothing runs at the end** but runs of batches that are counted unconfirmed (with the exceptions of G2); and a while later no process is left.
 * **Taking the job over again** gives the same report, also when `report.json` was lost: same counts, same outcome of every
   item, no child created.
@@ -121,6 +122,8 @@ def settled_before(world: World, folder: JobFolder) -> Outcomes:
     parent = world.parents[-1]
     if parent.reactor is None or parent.reactor.state.stood_down:
         return {}
+    if parent.reactor.state.stop is not None and not world.facts.stops:
+        return {}  # it stopped, could not write that down, and died: nobody after it can know
     size = world.scenario.batch_size
     settled = {b.index for b in parent.reactor.state.batches if b.stage is Stage.SETTLED and b.reading is not None}
     if not settled:

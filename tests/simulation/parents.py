@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.core.machine import events as ev
 from orchestrator.core.model import StopCause, StopMode, StopRecord
 from orchestrator.core.report import Report
+from orchestrator.engine.gateway import Run, Submission, always
 from orchestrator.engine.memory import MemoryGateway
 from orchestrator.errors import (
     EngineUnavailableError,
@@ -40,6 +42,19 @@ JOB, STORAGE = "j", "memory://simulated"
 LOG = logging.getLogger("tests.simulation.parents")
 
 
+class Door(MemoryGateway):
+    """A parent's door to Prefect, that remembers the window in force when each creation was decided."""
+
+    def __init__(self, parent: Parent) -> None:
+        super().__init__(engine=parent.world, submit_concurrency=parent.settings.submit_concurrency)
+        self._parent = parent
+
+    async def submit(self, submission: Submission, wanted: Callable[[], bool] = always) -> Run:
+        if self._parent.reactor is not None:
+            self._parent.windows[submission.key] = self._parent.reactor.state.window
+        return await super().submit(submission, wanted)
+
+
 class Parent(Process):
     """One parent process.
 
@@ -61,6 +76,7 @@ class Parent(Process):
         self.prepared: Prepared | None = None
         self.claimed_at = self.loop.time()
         self.read_stop_at = float("inf")
+        self.windows: dict[str, int] = {}  # key -> window when its creation was decided
         self._uses = 0
         self._passed: dict[Boundary, int] = {}
         self._chance = random.Random(f"parent/{world.scenario.seed}/{number}")
@@ -105,7 +121,7 @@ class Parent(Process):
         if world.scenario.deployments > 1:
             request["group_by"] = "group"
         self.world.tell(None, f"{self.name} begins")
-        gateway = MemoryGateway(engine=world, submit_concurrency=self.settings.submit_concurrency)
+        gateway = Door(self)
         if self.number == 0 or self._chance.random() < 0.3:  # Prefect's retry gives the same request again
             spec = make_spec(job_id=JOB, storage=STORAGE, deployment=_deployments(world), **request)
             source = as_source(_items(world), storage=STORAGE)

@@ -97,8 +97,7 @@ class _Stage:
         for begin, end in self.scenario.outages:
             world.faults.outage(begin, end)
         self.folder = JobFolder(job_folder_url(STORAGE, JOB))
-        tasks = [asyncio.ensure_future(self._act(act)) for act in self.scenario.acts]
-        tasks.append(asyncio.ensure_future(self._lose_patience()))
+        tasks = [asyncio.ensure_future(self._acts()), asyncio.ensure_future(self._lose_patience())]
         whole = asyncio.ensure_future(self._whole())
         loop.on_livelock = lambda: self._give_up(whole, "steps", f"no end after {loop.steps} steps")
         limit = most_seconds(self.scenario)
@@ -193,9 +192,13 @@ class _Stage:
             if world.now() > world.facts.stops[0][0] + DRAIN_PATIENCE:
                 await self._act(Act(0.0, "stop", "cancel"))
 
+    async def _acts(self) -> None:
+        for act in self.scenario.acts:  # one after the other: who waits for the job to exist does not pause it last
+            await asyncio.sleep(max(0.0, self.world.began + act.at - self.world.now()))
+            await self._act(act)
+
     async def _act(self, act: Act) -> None:
         world = self.world
-        await asyncio.sleep(act.at)
         for _ in range(20):  # people wait for the job to exist
             if self.folder.store.get("job.json", 0, 1) is not None:
                 break

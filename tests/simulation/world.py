@@ -145,7 +145,7 @@ class World(SimulatedEngine):
         owner: Any = OWNER.get()
         batch, attempt = attempt_of(submission)
         now = self.now()
-        window = owner.reactor.state.window if owner is not None and owner.reactor is not None else None
+        window = owner.windows.get(submission.key) if owner is not None else None
         self._sent[id(submission)] = (owner, now, window)
         self.tell(batch, f"creation of attempt {attempt} sent")
         if owner is not None and owner.reactor is not None:

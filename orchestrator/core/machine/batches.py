@@ -205,7 +205,8 @@ def _closed(state: State, batch: BatchState, event: ev.Closed) -> list[Command]:
 def _amend(state: State, batch: BatchState, reading: Reading) -> list[Command]:
     """The ledger of a batch that was settled without it could be read after all: its items count as it says."""
     before = batch.reading
-    assert before is not None and batch.outcome is not None  # it is settled
+    assert before is not None  # it is settled
+    assert batch.outcome is not None
     reading = _fitted(reading, state.setup.counts[batch.index])
     outcome = _outcome_of_all(reading) if not reading.unknown + reading.not_started else batch.outcome
     state.tally.update(batch.counts, reading.counts)
@@ -224,6 +225,8 @@ def _outcome_of_all(reading: Reading) -> BatchOutcome:
 
 def _restored(state: State, batch: BatchState, event: ev.Restored) -> list[Command]:
     batch.attempt, batch.phase, batch.giving_up = event.attempt, event.phase, event.recalled
+    if event.left is not None:
+        batch.run, batch.unconfirmed = event.left, True
     return _decide(state, batch, event.reading)
 
 

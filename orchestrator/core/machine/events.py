@@ -23,8 +23,9 @@ class Restored:
     """On resume: the folder shows that this attempt was over before this parent began.
 
     Args:
-        phase: Its terminal state, if Prefect knows it.
+        phase: Its terminal state, if Prefect knows it; of a run that is `left`, where it is.
         recalled: Why an earlier parent wanted its run to end; None when none did.
+        left: Its run, which the stopping job gave up without seeing it end; None when there is no such run.
     """
 
     batch: int
@@ -32,6 +33,7 @@ class Restored:
     reading: Reading
     phase: Phase | None = None
     recalled: str | None = None
+    left: RunId | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ TEXTS: Mapping[type, tuple[str, ...]] = {
     ev.TryAgain: ("reason",),
 }
 RUNS: Mapping[type, tuple[str, ...]] = {
+    ev.Restored: ("left",),
     ev.Submitted: ("run",),
     ev.Spared: ("runs",),
     ev.Cancel: ("runs",),

@@ -421,6 +421,13 @@ def test_a_parent_that_takes_over_gives_a_batch_whose_last_attempt_came_no_furth
         assert outcomes(play) == [expected]
 
 
+def test_a_run_that_was_given_up_unended_while_the_job_stopped_stays_unconfirmed_for_the_next_parent():
+    play = Play(3, started=False)
+    play.play(ev.Restored(0, 0, lost(1, 2), Phase.CANCELLING, left=run_of(0)))
+    assert outcomes(play) == ["unconfirmed"]
+    assert "Cancelling" in play.state.notes[0]
+
+
 def _suspect(failed: int, item: int) -> Reading:
     return Reading(Counts(failed=failed), 3 - failed, 0, ended=False, suspect=item)
 

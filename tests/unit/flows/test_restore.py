@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.core.machine import events as ev
-from orchestrator.core.model import Counts, EndReason, ItemOutcome, Phase, RunId
+from orchestrator.core.model import Counts, EndReason, ItemOutcome, Phase, RunId, StopCause, StopMode, StopRecord
 from orchestrator.engine.gateway import Run
 from orchestrator.engine.memory import MemoryGateway
 from orchestrator.engine.virtual import run as run_virtually
@@ -174,3 +174,16 @@ def test_a_question_that_the_job_folder_does_not_answer_is_asked_again(monkeypat
     monkeypatch.setattr(job.folder, "attempts", once_away)
     assert run_virtually(restore(job, Known(job, {}))) == []
     assert len(asked) == 2
+
+
+def test_a_run_that_the_stopping_job_gave_up_unended_is_named_by_the_next_parent_too():
+    job = prepared().job
+    job.folder.close_attempt(0, 5, 0)
+    cancelling = {(0, 0): Phase.CANCELLING}
+    (event,), _ = restored(job, cancelling)
+    assert isinstance(event, ev.Restored)
+    assert (event.left, event.phase) == (None, Phase.CANCELLED)  # the job goes on: that run will do nothing any more
+    job.folder.request_stop(StopRecord(StopMode.CANCEL, StopCause.REQUESTED, "no more", "a person"))
+    (event,), _ = restored(job, cancelling)
+    assert isinstance(event, ev.Restored)
+    assert (event.left, event.phase) == (RunId("run-0-0"), Phase.CANCELLING)

@@ -202,7 +202,7 @@ def settled(batches: int, recorded: int) -> tuple[Job, Watched]:
     return replace(job, folder=folder, epoch=2), watched
 
 
-@pytest.mark.parametrize(("recorded", "gets"), [(1000, 8), (990, 28), (0, 2000)])
+@pytest.mark.parametrize(("recorded", "gets"), [(1000, 9), (990, 29), (0, 2001)])
 def test_taking_over_a_thousand_settled_batches_reads_what_was_recorded_and_what_is_missing_there(recorded, gets):
     job, watched = settled(1000, recorded)
     events = asyncio.run(restore(job, MemoryGateway()))

@@ -232,3 +232,22 @@ def test_waits_that_are_refused_for_an_hour_cost_few_requests():
     assert len(gateway.read_at) <= 60 * 22
     per_minute: Any = gateway.waits / 60
     assert per_minute < 20
+
+
+def test_a_watch_that_is_told_of_news_and_to_end_at_the_same_time_ends():
+    """Up to Python 3.11, `asyncio.wait_for` loses such a cancel; the job's last line then waited for ever."""
+
+    async def whole(steps: int) -> bool:
+        play = Play(3)
+        watch = Watch(play.state, Records({}), lambda event: None, poll_seconds=3.0, max_waits=0)
+        running = asyncio.ensure_future(watch.run())
+        await asyncio.sleep(1)
+        watch.nudge()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        running.cancel()
+        done, _ = await asyncio.wait({running}, timeout=60)
+        running.cancel()
+        return bool(done)
+
+    assert all(run_virtually(whole(steps)) for steps in range(5))
