@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, TypedDict
 
 MOST_CENTS = 10**15
@@ -75,7 +75,7 @@ def cents_of(amount: str) -> int:
     try:
         value = Decimal("".join(amount.split()).replace(",", "."))
         cents = int((value * 100).quantize(Decimal(1), ROUND_HALF_UP))
-    except (InvalidOperation, OverflowError, ValueError) as e:
+    except (ArithmeticError, ValueError) as e:
         raise BadRecordError(f"amount {amount!r} is no number") from e
     if abs(cents) > MOST_CENTS:
         raise BadRecordError(f"amount {amount!r} is out of range")

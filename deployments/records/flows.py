@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from functools import partial
 from typing import Any, Literal
 
 from prefect import flow
@@ -74,7 +75,7 @@ def records_nightly(stage: Literal["ingest", "transform", "publish"], day: datet
     before = {"transform": "ingest", "publish": "transform"}
     report = orchestrate_sync(
         f"records-{stage}/default",
-        pages_of(source) if stage == "ingest" else f"results:records-{before[stage]}-*",
+        partial(pages_of, source) if stage == "ingest" else f"results:records-{before[stage]}-*",
         job_id=f"records-{stage}-{day or datetime.date.today()}",
         key="page",
         skip_succeeded_of=f"records-{stage}-*",

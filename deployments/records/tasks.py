@@ -13,10 +13,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.tasks import exponential_backoff
 from sqlalchemy import Connection, func, select
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from deployments.records.cleaning import Order, in_euro, orders_of
-from deployments.records.warehouse import ORDERS, SALES, TOTALS, connect, upsert
+from deployments.records.warehouse import ORDERS, SALES, TOTALS, connect, refused, upsert
 
 RATES = {"EUR": "1", "USD": "0.92", "GBP": "1.17", "SEK": "0.088"}
 
@@ -85,8 +85,13 @@ def load(orders: list[Order], page: str, warehouse: str | None) -> dict[str, Any
     Raises:
         LoadError: the warehouse refused them, or could not be reached.
     """
-    with loading(page, warehouse) as connection:
-        changed = upsert(connection, ORDERS, orders)
+    try:
+        with loading(page, warehouse) as connection:
+            changed = upsert(connection, ORDERS, orders)
+    except LoadError as e:
+        if isinstance(e.__cause__, IntegrityError) and (order := refused(connect(warehouse), ORDERS, orders)):
+            raise LoadError(str(e).replace(f"page {page}:", f"page {page}: order {order}:", 1)) from e
+        raise
     return {"page": page, "orders": len(orders), "changed": changed}
 
 
@@ -126,8 +131,8 @@ def loading(page: str, warehouse: str | None) -> Iterator[Connection]:
         with connect(warehouse).begin() as connection:
             yield connection
     except DBAPIError as e:
-        reason = " ".join(str(e.orig).split())
-        raise LoadError(f"page {page}: {reason}", passing=isinstance(e, OperationalError)) from e
+        said = getattr(getattr(e.orig, "diag", None), "message_primary", None) or str(e.orig)  # without the row itself
+        raise LoadError(f"page {page}: {' '.join(said.split())}", passing=isinstance(e, OperationalError)) from e
 
 
 def pages_of(source: str) -> list[dict[str, str]]:

@@ -88,8 +88,19 @@ def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[st
             set_=new,
             where=sa.or_(*(table.c[name].is_distinct_from(value) for name, value in new.items())),
         )
-        changed += connection.execute(statement).rowcount
+        changed += connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
     return changed
+
+
+def refused(engine: sa.Engine, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The key of the first row that breaks a constraint, which databases do not say alike; nothing is written."""
+    with engine.connect() as connection:  # without a commit
+        for row in rows:
+            try:
+                upsert(connection, table, [row])
+            except sa.exc.IntegrityError:
+                return ", ".join(str(row[c.name]) for c in table.primary_key.columns)
+    return None
 
 
 def _open(url: str) -> sa.Engine:
