@@ -142,8 +142,8 @@ class ChaosJob:
         if (self.folder / "report.json").exists() and code in (0, 1):
             self._end()
             return
-        # Before it takes up its work a parent may well say that Prefect or the job folder cannot be reached.
-        if not self._shot and (code != 3 or self._was_at_work()):
+        # Before it takes up its work a parent may well say that Prefect cannot be reached (3), or storage not used (2).
+        if not self._shot and (code not in (2, 3) or self._was_at_work()):
             self.complaints.append(f"the parent of {self.id} ended by itself with {code}")
         self._resume(f"the parent ended with {code}")
 
@@ -202,7 +202,8 @@ class ChaosJob:
             self._crashed_at = time.time()
         elif time.time() - self._crashed_at > 3:  # its report may be just being written
             why = f"its run is {run['state_name']}: {str((run.get('state') or {}).get('message'))[:200]}"
-            if not self._shot and run["state_type"] != "CRASHED":
+            begun = (self.folder / "job.json").exists() and run["state_name"] != "Refused"
+            if not self._shot and begun and run["state_type"] != "CRASHED":
                 self.complaints.append(f"the parent of {self.id} ended by itself: {why}")
             if run["state_type"] == "CRASHED" and self.chance.random() < 0.5:
                 self._retry_in_the_ui(run_id, why)
