@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     )
     from orchestrator.flows.batch import batch_flow
     from orchestrator.flows.call import orchestrate, orchestrate_sync, resume, resume_sync
+    from orchestrator.flows.opening import open_job
     from orchestrator.reactor.view import JobView
     from orchestrator.settings import Settings
     from orchestrator.store import JobFolder
@@ -77,6 +78,7 @@ _HOMES = {
     "ItemOutcome": "orchestrator.core.model",
     "JobFolder": "orchestrator.store",
     "JobView": "orchestrator.reactor.view",
+    "open_job": "orchestrator.flows.opening",
     "Report": "orchestrator.core.report",
     "Settings": "orchestrator.settings",
     "Verdict": "orchestrator.core.model",
@@ -124,6 +126,7 @@ __all__ = [
     "UnknownCount",
     "Verdict",
     "batch_flow",
+    "open_job",
     "orchestrate",
     "orchestrate_sync",
     "resume",
