@@ -37,7 +37,7 @@ class RefusingFlow(Flow[..., Any]):
         self._compared_with = None
 
     @property
-    def fn(self) -> Callable[..., Any]:  # type: ignore[override]  # an attribute there
+    def fn(self) -> Callable[..., Any]:  # an attribute there
         run_id = in_flow_run_process()
         if run_id != self._compared_with and FlowRunContext.get() is None:
             self._compared_with = run_id
