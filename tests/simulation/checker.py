@@ -2,33 +2,35 @@
 
 Some rules are checked while it happens, in `world.World`:
 
-* **G2.** When Prefect accepts a creation, the runs that never ended (created, not deleted, never in a terminal state) are
-  at most the window of the parent that sent it: the larger of what it was when that was decided and is now. Runs that
-  another parent had created since this one took over are left out: requests of a dead parent that were still on their
-  way, and what an older parent does until it sees that it was superseded; nobody could count them. So is a run that was
-  over and came back (its end was read), one under a key whose first run had been deleted, and one that was cancelled
-  because its process gave no sign of life, once it was given up (Prefect ends it after five minutes). After the window was made
-  smaller, runs in flight may be more than it: then nothing is created.
-* **G3.** No creation is *sent* by a parent that knows of a stop, or that read one from the folder, or that could have read
-  it (one look plus a tenth of a second after it was written, in scenarios whose storage is always there). What had been
-  sent before may still be carried out. No item starts later than one look (2 s) after a stop that cancels was written.
-* **G4.** A given-up attempt starts no item later than one look after it was given up; two attempts run an item at the same
-  time only when the older one began it before that; an attempt exists only when the one before it is over or given up.
-  Children that stood still (a stopped process, a suspended machine) or that cannot reach the job folder are excused from
-  the moment that begins: they cannot know. Whatever they write is held to G1 all the same.
+* **G2.** When Prefect accepts a creation, the runs that never ended (created, not deleted, never in a terminal state)
+  are at most the window of the parent that sent it: the larger of what it was when that was first decided and is now.
+  Runs that another parent had created since this one took over are left out: requests of a dead parent that were
+  still on their way, and what an older parent does until it sees that it was superseded; nobody could count them. So
+  is a run that was over and came back (its end was read), one under a key whose first run had been deleted, and one
+  that was cancelled because its process gave no sign of life, once it was given up (Prefect ends it after five
+  minutes). After the window was made smaller, runs in flight may be more than it: then nothing is created.
+* **G3.** No creation is *sent* by a parent that knows of a stop, or that read one from the folder, or that could have
+  read it (one look plus a tenth of a second after it was written, in scenarios whose storage is always there). What
+  had been sent before may still be carried out. No item starts later than one look (2 s) after a stop that cancels
+  was written.
+* **G4.** A given-up attempt starts no item later than one look after it was given up; two attempts run an item at the
+  same time only when the older one began it before that; an attempt exists only when the one before it is over or
+  given up. Children that stood still (a stopped process, a suspended machine) or that cannot reach the job folder are
+  excused from the moment that begins: they cannot know. Whatever they write is held to G1 all the same.
 
 The others are checked here, when the job is over:
 
-* **G1.** Each item has exactly one outcome, the four add up to the input, and the report's numbers are those of a recount
-  from the folder. A succeeded item was run by the attempt that its record names, and that run wrote it; a failed one
-  failed, or killed its process; a not-started one was started by no attempt before that was given up. An item whose outcome
-  counts was started by no later attempt.
-* **A crash changes nothing that was settled:** outcomes of items in batches that a parent had settled before it died are
-  the same at the end. One promise cannot be kept: a parent that decides to stop while the job folder cannot be written,
-  and dies before it can, takes that decision with it; the next parent goes on with the job.
-* **Nothing runs at the end** but runs of batches that are counted unconfirmed (with the exceptions of G2); and a while later no process is left.
-* **Taking the job over again** gives the same report, also when `report.json` was lost: same counts, same outcome of every
-  item, no child created.
+* **G1.** Each item has exactly one outcome, the four add up to the input, and the report's numbers are those of a
+  recount from the folder. A succeeded item was run by the attempt that its record names, and that run wrote it; a
+  failed one failed, or killed its process; a not-started one was started by no attempt before that was given up. An
+  item whose outcome counts was started by no later attempt.
+* **A crash changes nothing that was settled:** outcomes of items in batches that a parent had settled before it died
+  are the same at the end. One promise cannot be kept: a parent that decides to stop while the job folder cannot be
+  written, and dies before it can, takes that decision with it; the next parent goes on with the job.
+* **Nothing runs at the end** but runs of batches that are counted unconfirmed (with the exceptions of G2); and a
+  while later no process is left.
+* **Taking the job over again** gives the same report, also when `report.json` was lost: same counts, same outcome of
+  every item, no child created.
 * **It ends** within a time and a number of steps computed from the scenario.
 """
 

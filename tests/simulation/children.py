@@ -1,9 +1,9 @@
 """A simulated child run: a process that behaves as a batch flow does (`orchestrator/batchrun`), on a real ledger.
 
-It looks at the job folder every few seconds (stop, revocation, the parent's sign of life), waits for earlier attempts to
-let go, takes over what they finished, runs its items, isolates those that kill it, gives signs of life and progress, and
-ends with its last word. It can also die with an item, hang in one, stand still for a while and go on as if nothing had
-been, and outlive its run's record.
+It looks at the job folder every few seconds (stop, revocation, the parent's sign of life), waits for earlier attempts
+to let go, takes over what they finished, runs its items, isolates those that kill it, gives signs of life and
+progress, and ends with its last word. It can also die with an item, hang in one, stand still for a while and go on as
+if nothing had been, and outlive its run's record.
 """
 
 from __future__ import annotations

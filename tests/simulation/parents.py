@@ -51,7 +51,8 @@ class Door(MemoryGateway):
 
     async def submit(self, submission: Submission, wanted: Callable[[], bool] = always) -> Run:
         if self._parent.reactor is not None:
-            self._parent.windows[submission.key] = self._parent.reactor.state.window
+            # A creation of unknown outcome holds its place and is asked for again: decided once.
+            self._parent.windows.setdefault(submission.key, self._parent.reactor.state.window)
         return await super().submit(submission, wanted)
 
 

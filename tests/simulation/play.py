@@ -114,8 +114,8 @@ class _Stage:
         verdict = report.verdict.value if report is not None else None
         items = {} if report is None else {n: getattr(report.items, n) for n in ("succeeded", "failed", "unknown")}
         return Played(
-            self.scenario, world.violations, world.faults.injected, verdict, loop.time(), loop.steps, len(world.parents),
-            len(world.created_at), world.lines, items,
+            self.scenario, world.violations, world.faults.injected, verdict, loop.time(), loop.steps,
+            len(world.parents), len(world.created_at), world.lines, items,
         )  # fmt: skip
 
     def _give_up(self, whole: asyncio.Task[Any], rule: str, text: str) -> None:
@@ -288,8 +288,8 @@ def _first_change(world: World) -> int | None:
 def most_seconds(scenario: Scenario) -> float:
     """Virtual seconds after which a job that is not over is stuck.
 
-    Its work one after the other in the window, thrice; for each attempt in such a row what may go wrong with it; and all
-    the times that others cost.
+    Its work one after the other in the window, thrice; for each attempt in such a row what may go wrong with it; and
+    all the times that others cost.
     """
     request, latencies = scenario.request, scenario.latencies
     window = min([request["max_in_flight"], scenario.capacity or 10**9])

@@ -1,8 +1,8 @@
 """Processes that can die between any two steps, on one loop in virtual time.
 
-Everything that a simulated parent does runs in a context that names its process; tasks, timers and callbacks inherit it.
-When a process dies, none of its callbacks runs any more: no `except`, no `finally`, no answer that was on its way to it.
-What it was in the middle of is taken apart after the checker has looked (`bury`), with its storage gone.
+Everything that a simulated parent does runs in a context that names its process; tasks, timers and callbacks inherit
+it. When a process dies, none of its callbacks runs any more: no `except`, no `finally`, no answer that was on its way
+to it. What it was in the middle of is taken apart after the checker has looked (`bury`), with its storage gone.
 """
 
 from __future__ import annotations

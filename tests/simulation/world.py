@@ -223,7 +223,9 @@ class World(SimulatedEngine):
     def given_up(self, what: tuple[int, int], silent: bool) -> None:
         """An attempt was given up: one whose process was silent holds no place any more, and is not waited for."""
         self.facts.revoked[what] = self.now()
-        if (silent or what in self.facts.silent) and self._held.pop(self._run_of.get(what, RunId("")), None) is not None:
+        if (silent or what in self.facts.silent) and self._held.pop(
+            self._run_of.get(what, RunId("")), None
+        ) is not None:
             self.inject("silent run given up")
 
     def let_a_child_write(self, name: str) -> None:
