@@ -30,6 +30,7 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogWorker
 
+from orchestrator.engine.futures import Submitted
 from orchestrator.engine.masking import MaskedLogger, mask
 from orchestrator.engine.progress import ARTIFACT_TYPE
 from orchestrator.errors import ConfigurationError
@@ -73,6 +74,9 @@ class RunDoor:
         self.owns_process = run is not None and os.environ.get("PREFECT__FLOW_RUN_ID") == str(run.id)
         self._artifact: UUID | None = None
         self._news: SyncPrefectClient | None = None
+        self._submitted = Submitted()
+        if context is not None:
+            self._submitted.watch(context.task_runner)
 
     def masking(self, names: Sequence[str]) -> None:
         """Mask the values of those environment variables too, from now on."""
@@ -155,12 +159,12 @@ class RunDoor:
         if not self.holds_futures(value):
             return value
         if isinstance(value, PrefectFuture):
-            return value.result()
+            return self._submitted.result(value)
         members = list(value.values() if isinstance(value, Mapping) else value)
         for member in members:
             if isinstance(member, PrefectFuture):
                 member.wait()  # all of them, before the first failure is raised: none is left running unseen
-        got = [member.result() if isinstance(member, PrefectFuture) else member for member in members]
+        got = [self._submitted.result(m) if isinstance(m, PrefectFuture) else m for m in members]
         return dict(zip(value, got, strict=True)) if isinstance(value, Mapping) else got
 
     @contextmanager

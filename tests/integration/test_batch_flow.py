@@ -162,6 +162,37 @@ def test_a_group_may_return_its_last_future_alone() -> None:
     assert outcomes(ended(chain, items=[1, 10])) == [3, 12]
 
 
+@pytest.mark.parametrize("returned", ["last", "mapping", "a run of tasks in a row"])
+def test_a_group_whose_first_step_fails_fails_with_its_error_and_not_with_that_of_the_step_that_waited(
+    returned: str,
+) -> None:
+    began = []
+
+    @task
+    def fetch(item: int) -> int:
+        if item == 2:
+            raise LookupError(f"there is no {item}")
+        return item
+
+    @task
+    def load(value: int) -> int:
+        began.append(value)
+        return value * 10
+
+    @batch_flow(item_concurrency=3, task_runner=ThreadPoolTaskRunner(max_workers=12))
+    def chain(item: int) -> Any:
+        loaded = load.submit(fetch.submit(item))
+        if returned == "mapping":
+            return {"loaded": loaded}
+        return loaded if returned == "last" else load.submit(load.submit(loaded))
+
+    first, failed, last = outcomes(ended(chain, items=[1, 2, 3]))
+    assert failed == {"type": "LookupError", "text": "there is no 2"}
+    factor = 1000 if returned == "a run of tasks in a row" else 10
+    assert [first, last] == ([{"loaded": 10}, {"loaded": 30}] if returned == "mapping" else [factor, 3 * factor])
+    assert 2 not in began
+
+
 def test_a_flow_has_a_flow_run_per_item() -> None:
     @flow(flow_run_name="image-{item}")
     def image(item: int) -> int:
