@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.docs.pages import pages
+from tests.docs.pages import ROOT, pages
 
 _PART = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end of generated part -->)", re.DOTALL)
 
@@ -131,7 +131,32 @@ def ending_table() -> str:
     return _table(("the parent's end", "asked for", "child runs", "settled by", "all settled within"), rows())
 
 
+def example(path: str, *, whole_path: bool = False) -> Callable[[], str]:
+    """A deployed example's code, as a block that a reader of the page saves under its name (or its whole path)."""
+    name = path if whole_path else path.rpartition("/")[2]
+    return lambda: f"```python\n# {name}\n{(ROOT / path).read_text()}```"
+
+
+def deployments_of(folder: str) -> Callable[[], str]:
+    """The paragraphs of prefect.yaml that deploy what lies in a folder, as a prefect.yaml of their own."""
+
+    def block() -> str:
+        paragraphs = (ROOT / "prefect.yaml").read_text().rstrip().split("\n\n")
+        ours = "\n\n".join(p for p in paragraphs if f"entrypoint: {folder}/" in p)
+        return f"```yaml\n# prefect.yaml\ndeployments:\n{ours}\n```"
+
+    return block
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "task-groups-code": example("deployments/task_groups.py"),
+    "existing-code": example("deployments/existing.py"),
+    "records-cleaning": example("deployments/records/cleaning.py", whole_path=True),
+    "records-warehouse": example("deployments/records/warehouse.py", whole_path=True),
+    "records-tasks": example("deployments/records/tasks.py", whole_path=True),
+    "records-flows": example("deployments/records/flows.py", whole_path=True),
+    "records-source": example("deployments/services/pages.py", whole_path=True),
+    "records-deployments": deployments_of("deployments/records"),
     "parent-ends": ending_table,
     "state-diagram": state_diagram,
     "stages": stage_table,

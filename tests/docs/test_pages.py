@@ -38,6 +38,9 @@ NEED = {
     "docs/batch-flows.md": "a server, and a work pool `local` with a worker",
     "docs/jobs.md": "a server, and a work pool `local` with a worker",
     "docs/patterns/batch-task.md": "a server",
+    "docs/patterns/records.md": "a server, and a work pool `local` with a worker",
+    "docs/patterns/existing-flows.md": "a server, and a work pool `local` with a worker",
+    "docs/patterns/task-groups.md": "a server, and a work pool `local` with a worker",
 }
 """What a page's blocks need besides a folder."""
 
