@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 import shutil
 import socket
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +58,8 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def objects(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file())
+    """Plain files alone: damage done to a link would be done to what it leads to."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
 
 def flip(path: Path, chance: random.Random) -> None:
@@ -140,8 +143,15 @@ def a_folder(path: Path) -> None:
     (path / "x").mkdir(parents=True)
 
 
+OUTSIDE = Path(tempfile.gettempdir()) / f"orchestrator-badinput-{os.getpid()}"
+"""A file that no job folder has any business with; of the tests' own, because a link may be written through."""
+SECRET = "root:x:0:0\n"
+atexit.register(OUTSIDE.unlink, missing_ok=True)
+
+
 def a_link_out(path: Path) -> None:
-    path.symlink_to("/etc/passwd")
+    OUTSIDE.write_text(SECRET)
+    path.symlink_to(OUTSIDE)
 
 
 def a_link_to_a_device(path: Path) -> None:
@@ -253,6 +263,16 @@ def damaged(template: Path, place: Path, seed: int, how: list[int]) -> Path:
     return place
 
 
+def test_damage_is_done_to_the_folder_and_to_nothing_that_a_link_in_it_leads_to(
+    templates: dict[str, Path], tmp_path: Path
+) -> None:
+    link = next(n for n, damage in enumerate(DAMAGES) if damage.__name__ == "replace by a_link_out")
+    writers = [DAMAGES.index(damage) for damage in (swap, flip, cut, number, nonsense)]
+    for seed in range(10):
+        damaged(templates["half"], tmp_path / "c", seed, [link] * 15 + writers * 10)
+        assert OUTSIDE.read_text() == SECRET
+
+
 def check_damage(
     templates: dict[str, Path], place: Path, which: str, seed: int, how: list[int], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -318,7 +338,7 @@ def test_nobody_waits_for_what_is_no_plain_file(
         with Deadline(60, f"{make.__name__} at {name}"):
             commands_keep_the_law(storage, capfd)
             resume_keeps_the_law(storage)
-    assert Path("/etc/passwd").read_text().startswith("root")
+    assert not OUTSIDE.exists() or OUTSIDE.read_text() == SECRET
 
 
 @pytest.mark.usefixtures("impatient")
@@ -374,3 +394,20 @@ def test_items_that_were_altered_cost_one_run_and_the_report_says_why(tmp_path: 
     assert runs == [0]
     assert (report.items.not_started, report.batches.crashed) == (4, 1)
     assert [note for note in report.notes if "changed after the job was staged" in note]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('"succeeded":', '"succeeded":-'), ('"total":24', '"total":25'), ('"seconds":', '"seconds":"x","y":')],
+)
+def test_a_report_whose_numbers_cannot_be_is_not_believed(
+    templates: dict[str, Path], tmp_path: Path, before: str, after: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    storage = tmp_path / "c"
+    shutil.copytree(templates["over"], storage)
+    report = storage / JOB / "report.json"
+    report.write_text(report.read_text().replace(before, after, 1))
+    assert run(["report", JOB, "--storage", str(storage)]) == 2
+    assert "damaged" in capfd.readouterr().err
+    resume_keeps_the_law(storage)
