@@ -150,11 +150,37 @@ class Report:
                 errors=tuple(ErrorCluster(**e) for e in data.get("errors", ())),
                 notes=tuple(data.get("notes", ())),
             )
-            return cls(**known)
+            found = cls(**known)
+            _check(found)
+            return found
         except (KeyError, TypeError, ValueError) as e:
             raise DamagedReportError(
                 f"the job's report is damaged ({e}); settle it again with `orchestrator resume`"
             ) from e
+
+
+def _check(report: Report) -> None:
+    """Nothing, when its numbers can be.
+
+    Raises:
+        ValueError: a count is none, they do not add up, or a time or text is none.
+    """
+    n, b = report.items, report.batches
+    for counts in (n, b):
+        numbers = [getattr(counts, field) for field in counts.__dataclass_fields__]
+        if any(type(number) is not int or number < 0 for number in numbers):
+            raise ValueError("a count is no whole number >= 0")
+        if sum(numbers[1:]) != numbers[0]:  # the first is the total
+            raise ValueError("its counts do not add up")
+    if type(report.seconds) not in (int, float) or not 0 <= report.seconds < 10**12:
+        raise ValueError("its seconds are no time")
+    texts = (report.job_id, report.reason, report.deployment, report.storage, *report.notes)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a text is none")
+    if not all(type(v) in (int, float) for v in report.kill_switch.at.values()):
+        raise ValueError("the kill switch's numbers are none")
+    if any(type(e.count) is not int for e in report.errors):
+        raise ValueError("a count of errors is none")
 
 
 def build_report(
