@@ -28,14 +28,14 @@ from orchestrator.stack import Stack
 from orchestrator.store import OutcomeRecord, job_folder_url
 from tests.docs.pages import ROOT
 from tests.e2e.conftest import Program, write_items
-from tests.integration.job_support import await_end, start
+from tests.integration.job_support import await_end, deploy_parent, start
 from tests.postgres import postgres_server
 from tests.prefect_stack import POOL
 from tests.support import eventually
 
 pytestmark = [pytest.mark.timeout(600)]
 
-FLOWS = ("orchestrate/default", "records-ingest/default", "records-transform/default", "records-publish/default",
+FLOWS = ("records-ingest/default", "records-transform/default", "records-publish/default",
          "records-nightly/publish")  # fmt: skip
 PATIENCE = 240.0  # for what takes a moment when nobody else works on this machine
 
@@ -79,7 +79,9 @@ def source(tmp_path: Path) -> Iterator[Source]:
 
 @pytest.fixture(scope="module")
 def deployed(session_stack: Stack) -> None:
-    """What prefect.yaml says of records; polled by the tests' worker instead of one of `local`."""
+    """What prefect.yaml says of records, polled by the tests' worker instead of one of `local`; and a parent."""
+    with session_stack.activated():
+        deploy_parent("records")
     session_stack.create_pool("local")
     session_stack.deploy(ROOT / "prefect.yaml", *FLOWS)
     for name in FLOWS:
@@ -207,7 +209,7 @@ def test_stages_feed_each_other_from_the_ui_and_the_command_line(
     run = start(session_stack, {
         "deployment": "records-transform/default", "items": {"results_of": "stage-1"},
         "parameters": {"warehouse": sqlite.url}, "advanced": {"job_id": "stage-2", "storage": str(program.storage)},
-    })  # fmt: skip
+    }, deployment="orchestrate/records")  # fmt: skip
     assert await_end(session_stack, run, PATIENCE)["state_type"] == "COMPLETED"
 
     # Only what succeeded went on, and it is what one gets by hand.
