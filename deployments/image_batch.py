@@ -28,7 +28,7 @@ from orchestrator import batch_flow
 
 IMAGES = 100  # in flight in one child run
 STEPS = 4  # tasks per image: each waits in a thread of its own until the one before it is done
-FIRST_POLL, SLOWEST_POLL = 0.1, 2.0  # seconds
+FIRST_POLL, SLOWEST_POLL = 0.1, 5.0  # seconds
 
 
 class ProcessingFailedError(Exception):
@@ -89,7 +89,7 @@ def start_processing(image: str, content: bytes, service: str, deadline: float) 
 @task(task_run_name="poll {image}", cache_policy=NO_CACHE, **RETRIES)
 def poll(image: str, job: str, service: str, deadline: float) -> dict[str, Any]:
     """The job's statistics once it is done."""
-    wait = FIRST_POLL
+    began = time.monotonic()
     while True:
         with naming(image):
             facts = client().get(f"{service}/jobs/{job}").raise_for_status().json()
@@ -97,8 +97,8 @@ def poll(image: str, job: str, service: str, deadline: float) -> dict[str, Any]:
             return dict(facts["statistics"])
         if facts["state"] == "failed":
             raise ProcessingFailedError(f"{image}: job {job} failed: {facts['error']}")
-        pause(image, f"job {job} was not done", wait, deadline)
-        wait = min(SLOWEST_POLL, wait * 1.5)
+        age = time.monotonic() - began  # a tenth of it is lost at most
+        pause(image, f"job {job} was not done", min(SLOWEST_POLL, max(FIRST_POLL, age / 10)), deadline)
 
 
 @task(task_run_name="deliver {image}", cache_policy=NO_CACHE, **RETRIES)

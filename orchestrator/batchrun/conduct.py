@@ -102,12 +102,14 @@ class Run:
         news = News(self.door, self.recorder, job=self.job, batch=self.batch, attempt=self.attempt,
                     interval=self.settings.news_seconds, after=self.settings.news_after_seconds)  # fmt: skip
         news.start()
+        self.gate.on_close(self.door.stop_waiting)
         try:
             yield self._work(self.job, self.batch, self.attempt)
         except BaseException as error:
             self._abandon(error)
             raise
         finally:
+            self.door.close_limits()
             news.stop()
 
     def _new_process(self, work: Work) -> Callable[[], ProcessCall] | None:

@@ -49,6 +49,14 @@ class Door(Protocol):
 
     def ahold(self, names: Sequence[str]) -> AbstractAsyncContextManager[None]: ...
 
+    def stop_waiting(self) -> None:
+        """Nothing starts any more: whoever waits in `hold` gets an exception."""
+        ...
+
+    def close_limits(self) -> None:
+        """The run is over: give back what slots it still has."""
+        ...
+
     def take(self, names: Sequence[str]) -> None:
         """Wait until each of those rate limits lets one more start through."""
         ...
@@ -115,6 +123,10 @@ class NoDoor:
     @asynccontextmanager
     async def ahold(self, names: Sequence[str]) -> Any:
         yield
+
+    def stop_waiting(self) -> None: ...
+
+    def close_limits(self) -> None: ...
 
     def take(self, names: Sequence[str]) -> None: ...
 

@@ -6,6 +6,7 @@ returns. The one exception is the last resort, `end_process`, for a run whose ow
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -19,20 +20,18 @@ import cloudpickle  # type: ignore[import-untyped]
 from prefect import tags as prefect_tags
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
-from prefect.client.schemas.objects import State, StateType
-from prefect.concurrency.asyncio import concurrency as async_concurrency
-from prefect.concurrency.asyncio import rate_limit as async_rate_limit
-from prefect.concurrency.sync import concurrency as sync_concurrency
-from prefect.concurrency.sync import rate_limit as sync_rate_limit
+from prefect.client.schemas.objects import ConcurrencyLeaseHolder, State, StateType
 from prefect.context import FlowRunContext, hydrated_context, serialize_context
 from prefect.exceptions import ObjectNotFound
-from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogWorker
 
+from orchestrator.engine import groups
 from orchestrator.engine.futures import Submitted
+from orchestrator.engine.limits import trouble
 from orchestrator.engine.masking import MaskedLogger, mask
 from orchestrator.engine.progress import ARTIFACT_TYPE
+from orchestrator.engine.slots import RateLine, SlotPool, impatient_client
 from orchestrator.errors import ConfigurationError
 
 _DRAIN_SECONDS = 3.0
@@ -72,11 +71,17 @@ class RunDoor:
         # Prefect starts a process for one run and says which; runs inside it have ids of their own.
         # Source: prefect runner/_starter_engine.py, runner/_workspace_supervisor.py, 3.8.8.
         self.owns_process = run is not None and os.environ.get("PREFECT__FLOW_RUN_ID") == str(run.id)
+        if context is not None:
+            groups.remember(context.task_runner)
         self._artifact: UUID | None = None
         self._news: SyncPrefectClient | None = None
         self._submitted = Submitted()
         if context is not None:
             self._submitted.watch(context.task_runner)
+        self._pools: dict[tuple[str, ...], SlotPool] = {}
+        self._rates: dict[tuple[str, ...], RateLine] = {}
+        self._limits_lock = threading.Lock()
+        self._waits = True
 
     def masking(self, names: Sequence[str]) -> None:
         """Mask the values of those environment variables too, from now on."""
@@ -115,57 +120,84 @@ class RunDoor:
         with get_client(sync_client=True) as client:
             for field, wanted in (("concurrency_limits", names), ("rate_limits", rates)):
                 for name in wanted:
-                    decay = " --slot-decay-per-second RATE" if field == "rate_limits" else ""
-                    create = f"create it with: prefect gcl create {name} --limit N{decay}"
                     try:
                         limit = client.read_global_concurrency_limit_by_name(name)
                     except ObjectNotFound:
-                        raise ConfigurationError(f"there is no limit {name!r}; {create}", field=field) from None
-                    if not limit.active:
-                        raise ConfigurationError(f"the limit {name!r} is not active; "
-                                                 f"prefect gcl enable {name}", field=field)  # fmt: skip
-                    if field == "rate_limits" and not limit.slot_decay_per_second:
-                        raise ConfigurationError(f"the limit {name!r} lets no rate through; prefect gcl update {name} "
-                                                 "--slot-decay-per-second RATE", field=field)  # fmt: skip
+                        limit = None
+                    if (why := trouble(field, name, limit)) is not None:
+                        raise ConfigurationError(why, field=field)
 
     @contextmanager
     def hold(self, names: Sequence[str]) -> Iterator[None]:
-        # Strict asks that the limits exist; by default it would also end the run when a lease is lost, and a restart
-        # of the server loses leases. Source: prefect concurrency/_sync.py and _leases.py, 3.8.8.
-        with sync_concurrency(list(names), occupy=1, strict=True, raise_on_lease_renewal_failure=False):
+        pool = self._pool(names)
+        slot = pool.ask().result()
+        try:
             yield
+        finally:
+            pool.give_back(slot)
 
     @asynccontextmanager
     async def ahold(self, names: Sequence[str]) -> AsyncIterator[None]:
-        async with async_concurrency(list(names), occupy=1, strict=True, raise_on_lease_renewal_failure=False):
+        pool = self._pool(names)
+        asked = pool.ask()
+        try:
+            slot = await asyncio.wrap_future(asked)
+        except BaseException:
+            if not asked.cancel() and asked.exception() is None:
+                pool.give_back(asked.result())  # it came at the moment in which this item was cancelled
+            raise
+        try:
             yield
+        finally:
+            pool.give_back(slot)
 
     def take(self, names: Sequence[str]) -> None:
-        sync_rate_limit(list(names), strict=True)
+        self._rate(names).ask().result()
 
     async def atake(self, names: Sequence[str]) -> None:
-        await async_rate_limit(list(names), strict=True)
+        await asyncio.wrap_future(self._rate(names).ask())
+
+    def stop_waiting(self) -> None:
+        with self._limits_lock:
+            self._waits = False
+            lines = [*self._pools.values(), *self._rates.values()]
+        for line in lines:
+            line.stop_waiting()
+
+    def close_limits(self) -> None:
+        for line in [*self._pools.values(), *self._rates.values()]:
+            line.close(_DRAIN_SECONDS)
+
+    def _pool(self, names: Sequence[str]) -> SlotPool:
+        with self._limits_lock:
+            if (pool := self._pools.get(tuple(names))) is None:
+                holder = None if self._run_id is None else ConcurrencyLeaseHolder(type="flow_run", id=self._run_id)
+                pool = SlotPool(names, impatient_client, holder=holder, say=self._debug)
+                self._pools[tuple(names)] = pool
+            waits = self._waits
+        if not waits:
+            pool.stop_waiting()
+        return pool
+
+    def _rate(self, names: Sequence[str]) -> RateLine:
+        with self._limits_lock:
+            if (rate := self._rates.get(tuple(names))) is None:
+                rate = self._rates[tuple(names)] = RateLine(names, impatient_client, say=self._debug)
+            waits = self._waits
+        if not waits:
+            rate.stop_waiting()
+        return rate
+
+    def _debug(self, line: str) -> None:
+        self.logger.debug("%s", self.mask(line))
 
     # ------------------------------------------------------------------ the run's context
 
     def holds_futures(self, value: Any) -> bool:
-        if isinstance(value, PrefectFuture):
-            return True
-        if isinstance(value, Mapping):
-            return any(isinstance(member, PrefectFuture) for member in value.values())
-        return isinstance(value, list | tuple) and any(isinstance(member, PrefectFuture) for member in value)
+        return groups.holds_futures(value)
 
     def resolve(self, value: Any) -> Any:
-        if not self.holds_futures(value):
-            return value
-        if isinstance(value, PrefectFuture):
-            return self._submitted.result(value)
-        members = list(value.values() if isinstance(value, Mapping) else value)
-        for member in members:
-            if isinstance(member, PrefectFuture):
-                member.wait()  # all of them, before the first failure is raised: none is left running unseen
-        got = [self._submitted.result(m) if isinstance(m, PrefectFuture) else m for m in members]
-        return dict(zip(value, got, strict=True)) if isinstance(value, Mapping) else got
+        return groups.resolve(value)
 
     @contextmanager
     def tagged(self, tags: Sequence[str]) -> Iterator[None]:
@@ -199,6 +231,7 @@ class RunDoor:
         proposal = threading.Thread(target=self._propose, args=(state,), daemon=True)
         proposal.start()
         proposal.join(_DRAIN_SECONDS)
+        self.close_limits()
         _drain_logs()
         os._exit(0)  # 0: the run has its state, and anything else would be told as a crash
 

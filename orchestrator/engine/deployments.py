@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from prefect.exceptions import ObjectNotFound
 from orchestrator.core.model import BatchReference
 from orchestrator.engine.connection import Connection
 from orchestrator.engine.gateway import Capacity, Deployment
+from orchestrator.engine.limits import needed, trouble
 from orchestrator.errors import DeploymentNotFoundError
 
 _PAGE = 200
@@ -116,8 +118,9 @@ async def capacity_of(connection: Connection, deployment: Deployment, work_queue
     if deployment.concurrency_limit is not None:
         limits.append((deployment.concurrency_limit, f"deployment '{deployment.name}'"))
     pool = await _pool(connection, deployment.pool) if deployment.pool else None
+    missing = await _missing_limits(connection, deployment)
     if pool is None:
-        return _capacity(limits)
+        return replace(_capacity(limits), missing_limits=missing)
     if pool.concurrency_limit is not None:
         limits.append((pool.concurrency_limit, f"work pool '{pool.name}'"))
     paused = pool.is_paused
@@ -134,7 +137,23 @@ async def capacity_of(connection: Connection, deployment: Deployment, work_queue
         workers_online=await workers_online(connection, pool),
         pool_limit=pool.concurrency_limit,
         queue_limit=queue.concurrency_limit if queue is not None else None,
+        missing_limits=missing,
     )
+
+
+async def _missing_limits(connection: Connection, deployment: Deployment) -> dict[str, str]:
+    """The limits that its items could not hold, by the option of `batch_flow` that names them."""
+    missing: dict[str, str] = {}
+    for field, name in needed(deployment.parameter_schema):
+        try:
+            limit = await connection.call(
+                "read the limit", lambda client, name=name: client.read_global_concurrency_limit_by_name(name)  # type: ignore[misc]
+            )  # fmt: skip
+        except ObjectNotFound:
+            limit = None
+        if (why := trouble(field, name, limit)) is not None:
+            missing.setdefault(field, why)
+    return missing
 
 
 def _capacity(limits: list[tuple[int, str]]) -> Capacity:

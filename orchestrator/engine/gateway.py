@@ -53,6 +53,7 @@ class Capacity:
         pool_paused: Pool or queue takes no runs until a person resumes it.
         workers_online: Workers that polled the pool lately; None when the pool type has none (or cannot be asked).
         pool_limit, queue_limit: Of the pool and of the queue alone: a parent that runs there takes one of its places.
+        missing_limits: The options of `batch_flow` that name a limit which items could not hold -> why, and the remedy.
     """
 
     limit: int | None = None
@@ -61,6 +62,7 @@ class Capacity:
     workers_online: int | None = None
     pool_limit: int | None = None
     queue_limit: int | None = None
+    missing_limits: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

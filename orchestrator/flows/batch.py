@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, overload
+from typing import Annotated, Any, overload
 
 from prefect import Flow, flow
 from prefect.client.schemas.objects import State, StateType
+from pydantic import Field
 
 from orchestrator.batchrun.conduct import Chosen
 from orchestrator.batchrun.ending import Ending, ItemsFailedError
@@ -17,6 +18,7 @@ from orchestrator.batchrun.run import arun_batch, arun_items, run_batch, run_ite
 from orchestrator.core.killswitch import Switch
 from orchestrator.core.model import BatchReference
 from orchestrator.engine.child import RunDoor
+from orchestrator.engine.limits import told
 from orchestrator.errors import ConfigurationError
 from orchestrator.flows.process import Process, Written
 from orchestrator.settings import Settings
@@ -129,7 +131,7 @@ def _make(
     body.__module__, body.__qualname__ = written.module, written.qualname
     body.__name__ = written.qualname.rpartition(".")[2]
     body.__doc__ = _docstring(process)
-    body.__signature__ = _signature(process)  # type: ignore[attr-defined]
+    body.__signature__ = _signature(process, told(options.concurrency_limits, options.rate_limits))  # type: ignore[attr-defined]
     settings: dict[str, Any] = {
         "version": written.version,
         "description": inspect.getdoc(process.function),
@@ -187,11 +189,14 @@ def _state(ending: Ending) -> State[Any]:
     return State(type=StateType(ending.type), name=ending.name, message=ending.message, data=data)
 
 
-def _signature(process: Process) -> inspect.Signature:
+def _signature(process: Process, told_of_batch: dict[str, Any]) -> inspect.Signature:
     def parameter(name: str, annotation: Any) -> inspect.Parameter:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
-    ours = [parameter("batch", BatchReference | None), parameter("items", list[Any] | None)]
+    reference: Any = BatchReference | None
+    if told_of_batch:
+        reference = Annotated[reference, Field(json_schema_extra=told_of_batch)]
+    ours = [parameter("batch", reference), parameter("items", list[Any] | None)]
     return inspect.Signature([*ours, *process.parameters])
 
 

@@ -52,6 +52,8 @@ async def find_target(spec: JobSpec, gateway: Gateway, parent: ParentRun | None,
                 f"{deployment.pool!r} cannot see; give a URL that both sides reach, e.g. s3://bucket/jobs"
             )
         capacity = await gateway.capacity(deployment, spec.work_queue_name)
+        for field, missing in capacity.missing_limits.items():
+            raise ConfigurationError(f"{missing} (its items need it: {deployment.name})", field=field)
         capacities.append((deployment, capacity))
         advice += _advice(deployment, capacity)
     window, why = _window(spec, parent, capacities)
