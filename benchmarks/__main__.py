@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from benchmarks import budget, children, drill, items, scale, stopping, window
+from benchmarks import batch_task, budget, children, drill, items, scale, stopping, units, videos, window
 from benchmarks.metering import bench_stack
 from benchmarks.table import Row, machine, markdown
 from orchestrator.stack import Stack
@@ -16,7 +16,8 @@ from orchestrator.stack import Stack
 SIMULATED: dict[str, Callable[[], list[Row]]] = {"window": window.rows, "requests": budget.rows, "scale": scale.rows}
 REAL: dict[str, Callable[[Stack], list[Row]]] = {
     "children": children.rows, "items": items.rows, "stopping": stopping.rows,
-    "drill": drill.rows,
+    "units": units.rows, "batch_task": batch_task.rows,
+    "drill": drill.rows, "videos": videos.rows,
 }  # fmt: skip
 
 

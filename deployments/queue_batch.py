@@ -30,7 +30,6 @@ from orchestrator import (
     JobConflictError,
     JobFolder,
     JobNotFoundError,
-    SourceError,
     open_job,
     orchestrate_sync,
     resume_sync,
@@ -96,15 +95,13 @@ class Queue:
 
     def pull(self, job: str, most: int, seconds: float) -> Iterator[dict[str, str]]:
         """The source of a job: so many ids at most, or what comes within so many seconds."""
-        end = time.monotonic() + seconds
-        for _ in range(most):
-            left = end - time.monotonic()
-            if left <= 0:
-                return
-            taken = self.redis.blmove(self.name, self.taken(job), max(left, 0.01), "LEFT", "RIGHT")
-            if taken is None:
-                return
-            yield {"id": taken}
+        end, count = time.monotonic() + seconds, 0
+        while count < most and (left := end - time.monotonic()) > 0:
+            # Short waits: a socket has a timeout of its own.
+            taken = self.redis.blmove(self.name, self.taken(job), min(left, 1.0), "LEFT", "RIGHT")
+            if taken is not None:
+                count += 1
+                yield {"id": taken}
 
     def acknowledge(self, job: str, folder: JobFolder | None) -> Counter[str]:
         """Take every id out of the job's list, by its outcome; a job that is not over keeps it for its next parent."""
@@ -167,6 +164,9 @@ def queue_batch(
             log.info("Job %s has lost its parent run: going on with it", orphan)
             with ids.living(orphan):
                 found += ids.acknowledge(orphan, finished(orphan))
+        if not connection.llen(queue):
+            log.info("Nothing to do")
+            return dict(found)
         job = f"{queue}-{flow_run.id}"
         if not ids.take_place(job, jobs):
             log.info("%d jobs are at work: this run takes nothing", jobs)
@@ -177,9 +177,8 @@ def queue_batch(
                     deployment, lambda: ids.pull(job, most, seconds), key="id", select="id", parameters=parameters,
                     batch_size=batch_size, max_in_flight=max_in_flight, job_id=job, on_failure="return",
                 )  # fmt: skip
-            except SourceError:
-                log.info("Nothing to do")  # a job without items is refused
-            found += ids.acknowledge(job, existing(job))
+            finally:
+                found += ids.acknowledge(job, existing(job))
     log.info("%s", ", ".join(f"{count} {what}" for what, count in found.items()) or "nothing was taken")
     return dict(found)
 

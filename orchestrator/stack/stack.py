@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.stack.api import StackError, ask
+from orchestrator.stack.choosing import only
 from orchestrator.stack.processes import MARK_VARIABLE, Guard, end_marked, marked, send, spawn
 from orchestrator.stack.template import process_template
 
@@ -376,22 +377,26 @@ class Stack:
     # -- deployments and requests
 
     def deploy(self, path: Path, *names: str) -> None:
-        """Deploy the named deployments of a `prefect.yaml`, by default all; relative paths in it count from its folder.
+        """Deploy a `prefect.yaml`, all of it by default; relative paths in it count from its folder.
+
+        Args:
+            names: Only these, each as `<function>/<deployment>`, with dashes for the function's underscores.
 
         Raises:
-            StackError: `prefect deploy` failed; the text ends with what it printed.
+            StackError: `prefect deploy` failed; the text ends with what it printed. Or there is none of a name.
         """
         path = path.resolve()
-        which = [part for name in names for part in ("--name", name)] or ["--all"]
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", path.name, *which],
-            cwd=path.parent,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        with tempfile.TemporaryDirectory(prefix="orchestrator-deploy-") as folder:
+            file = only(path, names, Path(folder)) if names else path
+            done = subprocess.run(
+                [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(file), "--all"],
+                cwd=path.parent,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
         with self._log("deploy").open("a") as log:
             log.write(done.stdout + done.stderr)
         if done.returncode != 0:

@@ -87,6 +87,18 @@ def test_a_deployment_from_a_prefect_yaml_runs(session_stack: Stack, project: Pa
     eventually(lambda: state_of(session_stack, run) == "COMPLETED", 60, "the run completed")
 
 
+def test_of_a_prefect_yaml_the_named_deployments_alone_are_deployed(session_stack: Stack, project: Path) -> None:
+    other = PREFECT_YAML.partition("deployments:\n")[2].replace("name: one", "name: only")
+    assert "name: only" in other
+    second = other.replace("flows_of_test.py:hello", "flows_of_test.py:nobody")
+    (project / "prefect.yaml").write_text(PREFECT_YAML + other + second)
+    session_stack.deploy(project / "prefect.yaml", "hello/only")
+    (step,) = session_stack.request("GET", "/deployments/name/hello/only")["pull_steps"]
+    assert step["prefect.deployments.steps.set_working_directory"]["directory"] == str(project)
+    with pytest.raises(StackError, match="no deployment hello/none"):
+        session_stack.deploy(project / "prefect.yaml", "hello/none")
+
+
 def test_a_prefect_yaml_that_cannot_be_deployed_says_why(session_stack: Stack, tmp_path: Path) -> None:
     (tmp_path / "prefect.yaml").write_text(PREFECT_YAML.replace("flows_of_test", "nowhere"))
     with pytest.raises(StackError, match=r"nowhere\.py"):
