@@ -45,6 +45,8 @@ from orchestrator.core.report import Report
 from orchestrator.store import JobFolder
 from tests.simulation.world import World
 
+FOUND_SECONDS = 25.0  # within which a run is found by its key
+
 Outcomes = dict[int, tuple[str, int, Any]]  # item -> outcome, attempt, result
 
 
@@ -152,6 +154,18 @@ def check_nothing_runs(world: World, report: Report, state: Any) -> None:
     for run, batch, attempt in left:
         if (unconfirmed is not None and batch not in unconfirmed) or not report.batches.unconfirmed:
             world.violate("left", f"attempt {attempt} is {run.phase} at the end, and not named unconfirmed", batch)
+
+
+def check_found(world: World, state: Any) -> None:
+    """A child run that exists is found, whatever became of the answer to its creation."""
+    if state is None or state.stop is None or world.scenario.outages or world.scenario.rates.unavailable > 0.1:
+        return
+    for batch in state.batches:
+        run = world.run_of(batch.index, batch.attempt)
+        if batch.outcome is BatchOutcome.UNCONFIRMED and batch.run is None and not batch.unread and run is not None:
+            since = world.now() - world.created_when[run]
+            if since > FOUND_SECONDS:
+                world.violate("left", f"its run exists for {since:.0f} s, and was never found", batch.index)
 
 
 def check_processes(world: World) -> None:

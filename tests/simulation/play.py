@@ -236,6 +236,7 @@ class _Stage:
             (p.reactor.state for p in reversed(world.parents) if p.reactor and p.reactor.report == report), None
         )
         checker.check_nothing_runs(world, report, state)
+        checker.check_found(world, state)
         world.paused = False
         await asyncio.sleep(QUIET_SECONDS)
         checker.check_processes(world)

@@ -93,6 +93,7 @@ class World(SimulatedEngine):
         self._keys_ever: set[str] = set()
         self._batch_of: dict[RunId, tuple[int, int]] = {}
         self._run_of: dict[tuple[int, int], RunId] = {}
+        self.created_when: dict[RunId, float] = {}
         if scenario.deployments > 1:
             self.deploy("simulated/others")
 
@@ -164,6 +165,7 @@ class World(SimulatedEngine):
             self.tell(batch, f"creation of attempt {attempt}: there is one already, {run.phase}")
             return run
         sender, sent_at, window = self._sent.pop(id(submission), (None, self.now(), None))
+        self.created_when[run.id] = self.now()
         self._batch_of[run.id], self._run_of[(batch, attempt)] = (batch, attempt), run.id
         self.tell(
             batch, f"attempt {attempt} created as {run.id[-4:]}, sent at {sent_at:.3f} by {sender and sender.name}"
@@ -235,6 +237,11 @@ class World(SimulatedEngine):
         for child in list(self.children_of.get(batch, ())):
             if self._context.copy().run(child.write_now):
                 return
+
+    def run_of(self, batch: int, attempt: int) -> RunId | None:
+        """The run of that attempt, if it exists."""
+        run = self._run_of.get((batch, attempt))
+        return run if run in self._records else None
 
     def unsettled_runs(self) -> list[tuple[Run, int, int]]:
         """Runs that never ended, with batch and attempt."""
