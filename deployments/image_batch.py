@@ -169,11 +169,19 @@ image_batch = batch_flow(
     rate_limits=["thumbnails-starts"],
 )
 
-# The variation: each image a flow run of its own, with a page and retries of its own.
-as_flow = flow(name="image", flow_run_name="{image}", retries=1,
-               task_runner=ThreadPoolTaskRunner(max_workers=STEPS))  # type: ignore[arg-type]  # fmt: skip
+
+@flow(name="image", flow_run_name="{image}", retries=1)
+def image_run(
+    image: str, *, source: str, target: str, service: str = "http://127.0.0.1:8900", deadline_seconds: float = 120
+) -> dict[str, Any]:
+    """The variation: each image a flow run of its own, with a page and retries of its own; its steps are plain calls."""
+    deadline = time.monotonic() + deadline_seconds
+    job = start_processing(image, retrieve(image, source), service, deadline)
+    return deliver(image, job, poll(image, job, service, deadline), service, target)
+
+
 image_runs = batch_flow(
-    as_flow(process),
+    image_run,
     name="image-runs",
     item_concurrency=20,
     concurrency_limits=["thumbnails"],

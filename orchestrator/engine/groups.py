@@ -1,5 +1,7 @@
 """Task groups: the futures that a function of one item returns, and what they come to.
 
+A flow that returns a future gives its caller the state of that task run, which is resolved alike.
+
 A task whose upstream failed never begins, and its future only says "Upstream task run 'id' did not reach a 'COMPLETED'
 state" (raised as `UnfinishedRun`): nobody learns what failed. The futures that an item submitted are therefore
 remembered until its result is there, and the first failure is looked up among them.
@@ -13,6 +15,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
+from prefect.client.schemas.objects import State
 from prefect.exceptions import UnfinishedRun
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner
@@ -40,12 +43,12 @@ def remember(runner: TaskRunner[Any]) -> None:
 
 
 def holds_futures(value: Any) -> bool:
-    """There is a future at the top of it, or in a mapping, list or tuple."""
-    if isinstance(value, PrefectFuture):
+    """There is a future, or a state, at the top of it or in a mapping, list or tuple."""
+    if isinstance(value, PrefectFuture | State):
         return True
     if isinstance(value, Mapping):
-        return any(isinstance(member, PrefectFuture) for member in value.values())
-    return isinstance(value, list | tuple) and any(isinstance(member, PrefectFuture) for member in value)
+        return any(isinstance(member, PrefectFuture | State) for member in value.values())
+    return isinstance(value, list | tuple) and any(isinstance(member, PrefectFuture | State) for member in value)
 
 
 def resolve(value: Any) -> Any:
@@ -57,20 +60,22 @@ def resolve(value: Any) -> Any:
     try:
         if not holds_futures(value):
             return value
-        if isinstance(value, PrefectFuture):
+        if isinstance(value, PrefectFuture | State):
             return _result(value)
         members = list(value.values() if isinstance(value, Mapping) else value)
         for member in members:
             if isinstance(member, PrefectFuture):
                 member.wait()  # all of them, before the first failure is raised: none is left running unseen
-        got = [_result(member) if isinstance(member, PrefectFuture) else member for member in members]
+        got = [_result(member) if isinstance(member, PrefectFuture | State) else member for member in members]
         return dict(zip(value, got, strict=True)) if isinstance(value, Mapping) else got
     finally:
         if (known := _submitted.get()) is not None:
             known.clear()
 
 
-def _result(future: PrefectFuture[Any]) -> Any:
+def _result(future: PrefectFuture[Any] | State[Any]) -> Any:
+    if isinstance(future, State):
+        return future.result(raise_on_failure=True)
     try:
         return future.result()
     except UnfinishedRun:

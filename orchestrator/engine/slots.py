@@ -35,7 +35,7 @@ from orchestrator.errors import ConfigurationError, OrchestratorError
 KEEP_SECONDS = 60.0  # that a run hands a slot on to itself
 LEASE_SECONDS = 120.0
 _RENEW_SECONDS = 30.0
-_FIRST_ASK, _SLOWEST_ASK, _SLOWEST_ASK_FOR_MORE = 0.5, 2.0, 3.0
+_SOONEST_ASK, _LATEST_ASK = 0.4, 3.0
 _YIELD_SECONDS = 1.0  # before a run asks again for a slot that it gave up for others
 _TROUBLE_SECONDS = 5.0
 _BUSY_SECONDS = 0.2  # SQLite is locked, for a moment
@@ -228,7 +228,7 @@ class SlotPool(_Line):
         self._holder = holder
         self._held: set[Slot] = set()
         self._returned: deque[Slot] = deque()
-        self._interval = _FIRST_ASK
+        self._denied_since: float | None = None
 
     def give_back(self, slot: Slot) -> None:
         """The item is over: the next one of this run gets the slot, or the server."""
@@ -274,14 +274,15 @@ class SlotPool(_Line):
             if error.response.status_code != httpx.codes.LOCKED:
                 raise
             with self._changed:
-                # The server advises by how long slots are held; what counts here is that none is left lying.
-                slowest = _SLOWEST_ASK_FOR_MORE if self._held else _SLOWEST_ASK
-                self._next_ask = time.monotonic() + min(self._interval, slowest)
-                self._interval = min(self._interval * 1.5, slowest)
+                # The server advises by how long slots are held; what counts here is that none is left lying: of the
+                # time that others hold them, a tenth at most.
+                now = time.monotonic()
+                self._denied_since = self._denied_since or now
+                self._next_ask = now + min(_LATEST_ASK, max(_SOONEST_ASK, (now - self._denied_since) / 10))
             return
         slot = Slot(UUID(answer["lease_id"]), began, began)
         with self._changed:
-            self._interval, self._next_ask = _FIRST_ASK, 0.0
+            self._denied_since, self._next_ask = None, 0.0
             self._held.add(slot)
             if self._refuse_missing(answer["limits"]) or not self._hand(slot):
                 self._held.discard(slot)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from prefect import task
+from prefect import flow, task
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from orchestrator.flows import ItemsFailedError, batch_flow
@@ -69,3 +69,8 @@ def test_a_chain_longer_than_the_workers_still_ends() -> None:
     """Each step waits in a worker, in the order of submission, so that the one that can go on always has one."""
     made = batch_flow(last_of_a_chain, name="narrow", item_concurrency=4, task_runner=ThreadPoolTaskRunner(2))
     assert [o["result"] for o in made(items=[3, 4, 5, 6])] == [4, 5, 6, 7]
+
+
+def test_a_flow_per_item_may_return_a_future() -> None:
+    made = batch_flow(flow(last_of_a_chain, name="one-chain"), name="flow-per-item")
+    assert [o["result"] for o in made(items=[3, 4])] == [4, 5]
