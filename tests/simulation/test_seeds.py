@@ -24,6 +24,7 @@ FAULTS = {
 }  # fmt: skip
 
 
+@pytest.mark.timeout(900)  # half a minute of work for two cores
 def test_jobs_drawn_from_seeds_keep_every_promise_while_everything_goes_wrong():
     sums = Sums()
     for result in play_seeds(sorted({*SEEDS, *kept()}), processes=2):
