@@ -158,6 +158,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "records-source": example("deployments/services/pages.py", whole_path=True),
     "records-deployments": deployments_of("deployments/records"),
     "parent-ends": ending_table,
+    "video-code": example("deployments/video_ingest.py"),
+    "queue-code": example("deployments/queue_batch.py"),
     "state-diagram": state_diagram,
     "stages": stage_table,
     "settings": settings_table,

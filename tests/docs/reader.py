@@ -42,6 +42,7 @@ UNTIL_STOPPED = {
     "orchestrator up": "Ctrl-C stops it",
     "prefect worker start": "started!",
     "python serve.py": "being served",
+    "redis-server": "Ready to accept connections",
     "python deployments/services/pages.py": "serving",
 }
 """Commands that run until Ctrl-C, and what they print when they are ready."""

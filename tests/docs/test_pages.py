@@ -18,6 +18,7 @@ import pytest
 from orchestrator.stack import Stack
 from tests.docs.pages import ROOT, Block, blocks, pages, prose
 from tests.docs.reader import NOT_RUN, Reader, commands, file_name
+from tests.redis_server import required as redis_required
 
 LANGUAGES = {"bash", "python", "yaml", "text", "json", "expression", "mermaid"}
 
@@ -41,6 +42,8 @@ NEED = {
     "docs/patterns/records.md": "a server, and a work pool `local` with a worker",
     "docs/patterns/existing-flows.md": "a server, and a work pool `local` with a worker",
     "docs/patterns/task-groups.md": "a server, and a work pool `local` with a worker",
+    "docs/patterns/videos.md": "a server, and a work pool `local` with a worker",
+    "docs/patterns/queue.md": "a server, a work pool `local` with a worker, and redis-server",
 }
 """What a page's blocks need besides a folder."""
 
@@ -99,6 +102,12 @@ def reader(installed: Path, tmp_path: Path) -> Iterator[Reader]:
     reader.stop()
 
 
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def read(reader: Reader, page: str) -> None:
     """Read the page; an error names the block."""
     for block in blocks(ROOT / page):
@@ -112,10 +121,7 @@ def read(reader: Reader, page: str) -> None:
 
 @pytest.mark.real
 def test_the_readme_leads_a_newcomer_from_nothing_to_results(reader: Reader) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    reader.instead = {"4200": port}
+    reader.instead = {"4200": free_port()}
     reader.environment.pop("PREFECT_SERVER_EPHEMERAL_ENABLED", None)
     read(reader, "README.md")
 
@@ -133,6 +139,9 @@ def test_a_page_for_a_running_prefect_does_what_it_says(
     page: str, reader: Reader, prefect: Stack, installed: Path
 ) -> None:
     reader.environment = environment(installed, prefect.environment)
+    if "redis-server" in NEED[page]:
+        redis_required()
+        reader.instead = {"6379": free_port()}
     if "`local`" in NEED[page]:
         # The reader's own worker: its child runs use the package as it was installed, not this checkout.
         prefect.create_pool("local")

@@ -200,6 +200,12 @@ def test_some_hundred_videos_never_pass_the_bounds(deployed: Stack) -> None:
     assert not [row for row in rows if row.holds is False and "memory" not in row.measure], markdown(rows)
 
 
+def test_memory_that_grows_is_told_from_memory_that_does_not() -> None:
+    assert benchmark.growth([10.0] * 5 + [100.0] * 15) == 1.0  # a process that has loaded its modules stays as it is
+    assert benchmark.growth([100.0 + n for n in range(40)]) > benchmark.GROWTH
+    assert benchmark.growth([1.0, 2.0]) == 0.0
+
+
 def test_a_video_ingested_before_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (video, *_) = library(tmp_path / "videos", 1)
     places = {"source": str(tmp_path / "videos"), "target": str(tmp_path / "out")}
