@@ -26,7 +26,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from orchestrator import batch_flow
 
-IMAGES = 100  # in flight in one child run
+IMAGES = 200  # in flight in one child run, as far as the limit lets them
 STEPS = 4  # tasks per image: each waits in a thread of its own until the one before it is done
 FIRST_POLL, SLOWEST_POLL = 0.1, 5.0  # seconds
 
@@ -174,7 +174,7 @@ image_batch = batch_flow(
 def image_run(
     image: str, *, source: str, target: str, service: str = "http://127.0.0.1:8900", deadline_seconds: float = 120
 ) -> dict[str, Any]:
-    """The variation: each image a flow run of its own, with a page and retries of its own; its steps are plain calls."""
+    """The variation: each image a flow run with a page and retries of its own; its steps are plain calls."""
     deadline = time.monotonic() + deadline_seconds
     job = start_processing(image, retrieve(image, source), service, deadline)
     return deliver(image, job, poll(image, job, service, deadline), service, target)

@@ -159,6 +159,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "records-deployments": deployments_of("deployments/records"),
     "parent-ends": ending_table,
     "video-code": example("deployments/video_ingest.py"),
+    "images-code": example("deployments/image_batch.py", whole_path=True),
+    "images-service": example("deployments/services/thumbnails.py", whole_path=True),
     "queue-code": example("deployments/queue_batch.py"),
     "state-diagram": state_diagram,
     "stages": stage_table,

@@ -44,6 +44,7 @@ UNTIL_STOPPED = {
     "python serve.py": "being served",
     "redis-server": "Ready to accept connections",
     "python deployments/services/pages.py": "serving",
+    "python deployments/services/thumbnails.py": "serving",
 }
 """Commands that run until Ctrl-C, and what they print when they are ready."""
 

@@ -43,6 +43,7 @@ NEED = {
     "docs/patterns/existing-flows.md": "a server, and a work pool `local` with a worker",
     "docs/patterns/task-groups.md": "a server, and a work pool `local` with a worker",
     "docs/patterns/videos.md": "a server, and a work pool `local` with a worker",
+    "docs/patterns/images.md": "a server, a port, and a work pool `local` with a worker",
     "docs/patterns/queue.md": "a server, a work pool `local` with a worker, and redis-server",
 }
 """What a page's blocks need besides a folder."""
@@ -142,6 +143,8 @@ def test_a_page_for_a_running_prefect_does_what_it_says(
     if "redis-server" in NEED[page]:
         redis_required()
         reader.instead = {"6379": free_port()}
+    if "a port" in NEED[page]:
+        reader.instead = {"8900": free_port()}
     if "`local`" in NEED[page]:
         # The reader's own worker: its child runs use the package as it was installed, not this checkout.
         prefect.create_pool("local")
