@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from prefect import flow, task, unmapped
+from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFutureList
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -18,6 +21,7 @@ from orchestrator.core.killswitch import FailedCount
 from orchestrator.errors import ConfigurationError
 from orchestrator.tasks import AnyFailedSwitch, BatchTask, CountSwitch, KillSwitch, KillSwitchError, RateSwitch
 from tests.integration.job_support import MARKS
+from tests.support import eventually
 
 pytestmark = [*MARKS, pytest.mark.usefixtures("stack")]
 
@@ -31,6 +35,17 @@ def add(a: Any, b: Any = 100) -> Any:
 @task
 def add_many(a: int, *rest: int, **more: int) -> int:
     return a + sum(rest) + sum(more.values())
+
+
+class Element:
+    """Knows where it is counted while it lives."""
+
+    def __init__(self, alive: weakref.WeakSet[Element]) -> None:
+        alive.add(self)
+
+
+@task(cache_policy=NO_CACHE)
+def look_at(_: Element) -> None: ...
 
 
 class Watch:
@@ -274,3 +289,17 @@ def test_a_switch_that_is_none_is_refused() -> None:
         BatchTask(add, 1, "crashed_batches >= 3")
     with pytest.raises(ConfigurationError, match="generator"):
         run(lambda: BatchTask(add, 1, "failed > total / 2").map(n for n in range(3)))
+
+
+def test_what_a_generator_yields_is_let_go_while_the_futures_are_kept() -> None:
+    alive = weakref.WeakSet[Element]()
+
+    @flow(name="batch-task")
+    def body() -> int:
+        futures = BatchTask(look_at, 4).map(Element(alive) for _ in range(30))
+        futures.wait()
+        # Prefect keeps a run's arguments until the server has its events; nobody else keeps them.
+        eventually(lambda: gc.collect() >= 0 and len(alive) <= 4, 60, "elements let go")
+        return len(futures)
+
+    assert body() == 30
