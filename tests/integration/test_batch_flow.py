@@ -229,7 +229,7 @@ def in_process(item: int, context: ItemContext, *, power: int = 1) -> Any:
 
 
 def test_items_run_in_processes_and_a_process_that_dies_or_hangs_costs_one_item() -> None:
-    made = batch_flow(in_process, executor="processes", item_concurrency=2, item_timeout_seconds=10)
+    made = batch_flow(in_process, executor="processes", item_concurrency=2, item_timeout_seconds=20)
     state = ended(made, items=[1, 2, 3, 4, 5], power=2)
     ok, died, hung, failed, last = outcomes(state)
     assert (ok["item"], last["item"], ok["run"]) == (1, 25, str(run_id(state)))
