@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks import batch_task, budget, children, items, scale, stopping, units, window
+from benchmarks import batch_task, budget, children, items, metering, scale, stopping, units, window
 from benchmarks.metering import LOGGED, Meter, bench_stack
 from benchmarks.table import Row, markdown
 from orchestrator.stack import Stack
@@ -76,13 +76,14 @@ def test_items_in_one_run_leave_task_map_far_behind(measured_stack: Stack) -> No
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_what_an_item_is_decides_what_it_costs(measured_stack: Stack) -> None:
-    rows = units.rows(measured_stack, items=40, calls=4_000, children=1, rounds=1)
-    few, call, _, process, one, four, child = (row for row in rows if "CPU" in row.measure)
-    assert (few.measure[:22], one.measure[:8], one.ratio) == ("plain call (40 items):", "task run", 1)
+@pytest.mark.timeout(600)
+def test_what_an_item_is_decides_what_it_costs(measured_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metering, "FLUSH_SECONDS", 0.0)
+    rows = units.rows(measured_stack, units=[("ours", 4_000), ("process", 40), ("task", 40), ("group", 40)], rounds=1)
+    call, _, one, four = (row for row in rows if "CPU" in row.measure)
+    assert (call.measure[:10], one.ratio) == ("plain call", 1)
     assert call.ours < one.ours / 5, markdown(rows)
-    assert one.ours < four.ours < child.ours, markdown(rows)
-    assert process.ours < child.ours, markdown(rows)
+    assert one.ours < four.ours, markdown(rows)
 
 
 def test_theory_says_what_a_window_gains_over_a_barrier() -> None:
@@ -93,15 +94,16 @@ def test_theory_says_what_a_window_gains_over_a_barrier() -> None:
 
 @pytest.mark.real
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_batch_task_leaves_a_barrier_behind_and_not_task_map(measured_stack: Stack) -> None:
-    barrier, loop, mapped = batch_task.time_rows(measured_stack, runs=24, size=4, rounds=1)
+    barrier, loop, mapped = batch_task.time_rows(measured_stack, runs=12, size=4, rounds=1)
     for row in (barrier, loop):
         assert row.ratio is not None
         assert row.ratio > 1.1, markdown([row])
     assert mapped.ratio is not None
     assert mapped.ratio > 0.6, markdown([mapped])
-    *_, kept = batch_task.memory_rows(measured_stack, runs=200)
-    assert kept.ours == kept.other == 200
+    with measured_stack.activated():
+        assert batch_task.remembered("window", 50)["kept"] == 50
 
 
 @pytest.mark.real
