@@ -22,7 +22,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 ARGS ?=
 # Test files that run at the same time. Most of a file's time is waiting: for servers, workers, deadlines.
-WORKERS ?= 2
+WORKERS ?= 3
 SEEDS ?= 1000
 NAME := # not from the environment
 
