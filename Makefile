@@ -5,7 +5,7 @@
 #   make lint      the first three of these
 #   make bench     measurements, as printed in benchmarks/README.md                  (NAME=window for one of them)
 #   make chaos     faults on a real stack, with a checker             (ARGS="--seed 7")
-#   make simulate  1,000 seeded jobs in virtual time, with a checker  (SEEDS=200)
+#   make simulate  1,000 seeded jobs in virtual time, with a checker  (SEEDS=200 FIRST=5000)
 #   make crash-points  a job of its own for each step at which a parent may die
 #   make canary    the facts about Prefect that the code rests on, asked of the one that is installed
 #   make lock      resolve the lock files anew
@@ -24,6 +24,7 @@ ARGS ?=
 # Test files that run at the same time. Most of a file's time is waiting: for servers, workers, deadlines.
 WORKERS ?= 3
 SEEDS ?= 1000
+FIRST ?= 2000
 NAME := # not from the environment
 
 help:
@@ -54,7 +55,7 @@ canary: .venv/.dev
 	@$(BIN)/python -m pytest tests/canary $(ARGS)
 
 simulate: .venv/.dev
-	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --processes $(WORKERS) $(ARGS)
+	@$(BIN)/python -m tests.simulation --first $(FIRST) --seeds $(SEEDS) --processes $(WORKERS) $(ARGS)
 
 # Checked only when a virtual environment has to be made.
 define FIND_PYTHON
