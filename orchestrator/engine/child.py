@@ -27,7 +27,6 @@ from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogWorker
 
 from orchestrator.engine import groups
-from orchestrator.engine.futures import Submitted
 from orchestrator.engine.limits import trouble
 from orchestrator.engine.masking import MaskedLogger, mask
 from orchestrator.engine.progress import ARTIFACT_TYPE
@@ -75,9 +74,6 @@ class RunDoor:
             groups.remember(context.task_runner)
         self._artifact: UUID | None = None
         self._news: SyncPrefectClient | None = None
-        self._submitted = Submitted()
-        if context is not None:
-            self._submitted.watch(context.task_runner)
         self._pools: dict[tuple[str, ...], SlotPool] = {}
         self._rates: dict[tuple[str, ...], RateLine] = {}
         self._limits_lock = threading.Lock()
