@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from itertools import count
 from queue import SimpleQueue
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -254,7 +255,7 @@ class _Elements:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         iterators = {name: iter(values) for name, values in self._moving.items()}
-        for number in _count():
+        for number in count():
             values = {name: next(iterator, _END) for name, iterator in iterators.items()}
             ended = [name for name, value in values.items() if value is _END]
             if ended:
@@ -276,13 +277,6 @@ class _Elements:
 
 def _list(futures: Iterable[Future] = ()) -> PrefectFutureList[Any]:
     return PrefectFutureList(futures)  # type: ignore[abstract] # Prefect makes them so itself
-
-
-def _count() -> Iterator[int]:
-    number = 0
-    while True:
-        yield number
-        number += 1
 
 
 class _Expression(KillSwitch):

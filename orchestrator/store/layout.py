@@ -22,7 +22,6 @@ RETRIES = "retries/"
 BATCHES = "b/"
 ITEMS = "items/"
 EVENTS = "events/"
-FOLDERS = (EPOCHS, CONTROLS, RETRIES, BATCHES, ITEMS, EVENTS)
 
 CONTROL_MAX_BYTES = 1 << 20  # largest stop, lease, end record and the like that a reader takes
 END_MAX_BYTES = 16 << 20  # it may name many items
