@@ -3,6 +3,7 @@
 #   make demo      see it work: a Prefect of its own, the demo job, the report       (ARGS="--trip", ARGS="--keep")
 #   make test      lint, types, import rules, all tests                              (ARGS="-k words" narrows the tests)
 #   make lint      the first three of these
+#   make containers  the tests with real containers; needs a Docker engine
 #   make bench     measurements, as printed in benchmarks/README.md                  (NAME=window for one of them)
 #   make chaos     faults on a real stack, with a checker             (ARGS="--seed 7")
 #   make simulate  1,000 seeded jobs in virtual time, with a checker  (SEEDS=200 FIRST=5000)
@@ -14,7 +15,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench chaos simulate crash-points canary lock clean
+.PHONY: help demo test containers lint bench chaos simulate crash-points canary lock clean
 
 # The first Python that is new enough; name another with PYTHON=...
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -41,6 +42,9 @@ lint: .venv/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+containers: .venv/.dev
+	@$(BIN)/python -m pytest tests/containers -m containers --durations=15 $(ARGS)
 
 bench: .venv/.dev
 	@$(BIN)/python -m benchmarks $(NAME) $(ARGS)
@@ -87,6 +91,8 @@ endef
 # Hashes and no index lines: a lock file installs from whatever index the machine is set up with.
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links $(ARGS) pyproject.toml
+# What the image (docker/Dockerfile) holds besides the library itself.
+IMAGE_EXTRAS := stack s3 images records queue
 lock: export UV_NO_PROGRESS=1
 lock: BIN = .cache/uv/bin
 lock:
@@ -94,7 +100,8 @@ lock:
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv .cache/uv && $(BIN)/pip install -qq --disable-pip-version-check uv; }
 	@$(UV_COMPILE) --group dev --output-file requirements-dev.lock
 	@$(UV_COMPILE) --group build --constraint requirements-dev.lock --output-file requirements.lock
-	@! grep -nE '://|^-' requirements.lock requirements-dev.lock || { echo "error: a lock file names an index" >&2; exit 1; }
+	@$(UV_COMPILE) $(IMAGE_EXTRAS:%=--extra %) --constraint requirements-dev.lock --output-file docker/requirements.lock
+	@! grep -nE '://|^-' requirements.lock requirements-dev.lock docker/requirements.lock || { echo "error: a lock file names an index" >&2; exit 1; }
 
 clean:
 	@rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* dist
