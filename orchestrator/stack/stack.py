@@ -5,15 +5,11 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -21,8 +17,10 @@ from typing import Any, Self
 from orchestrator.errors import ConfigurationError
 from orchestrator.stack.api import StackError, ask
 from orchestrator.stack.choosing import only
-from orchestrator.stack.processes import MARK_VARIABLE, Guard, end_marked, marked, send, spawn
-from orchestrator.stack.template import process_template
+from orchestrator.stack.processes import MARK_VARIABLE, end_marked, marked
+from orchestrator.stack.server import Server
+from orchestrator.stack.supervision import Crew
+from orchestrator.stack.workers import Workers
 
 _RECORD = "stack.json"
 
@@ -69,18 +67,16 @@ class Stack:
         stop_seconds: float = 10,
     ) -> None:
         self.pool = pool
-        self._pool_limit, self._workers_wanted, self._worker_limit = pool_limit, workers, worker_limit
-        self._fast_starts = fast_starts
+        self._pool_limit, self._workers_wanted = pool_limit, workers
         self._settings = dict(settings or {})
-        self._start_seconds, self._stop_seconds = start_seconds, stop_seconds
         self._own_home = home is None
         self._home = home
         self._wanted_port = port
-        self._port = 0
-        self._mark = secrets.token_hex(16)
-        self._guard: Guard | None = None
-        self._server: subprocess.Popen[bytes] | None = None
-        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._crew = Crew(start_seconds, stop_seconds)
+        self._server = Server(self._crew, lambda: self.environment, port, lambda: self.auth)
+        self._pools = Workers(
+            self._crew, lambda: self.environment, self.request, limit=worker_limit, fast_starts=fast_starts
+        )
         self._released = False
         self._owner = os.getpid()
 
@@ -95,7 +91,7 @@ class Stack:
 
     @property
     def ui_url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://127.0.0.1:{self._server.port}"
 
     @property
     def api_url(self) -> str:
@@ -104,7 +100,15 @@ class Stack:
     @property
     def workers(self) -> list[str]:
         """Names of the workers that run."""
-        return [name for name, process in self._workers.items() if process.poll() is None]
+        return [name for name, process in self._pools.running.items() if process.poll() is None]
+
+    @property
+    def _workers(self) -> dict[str, subprocess.Popen[bytes]]:
+        return self._pools.running
+
+    @property
+    def _mark(self) -> str:
+        return self._crew.mark
 
     @property
     def own_settings(self) -> dict[str, str]:
@@ -146,11 +150,11 @@ class Stack:
     @property
     def is_up(self) -> bool:
         """Its server runs; False also when somebody else ended it."""
-        return self._server is not None and self._server.poll() is None
+        return self._server.is_up
 
     def processes(self) -> list[int]:
         """Ids of all running processes of the stack, flow runs and their children included."""
-        return marked(self._mark)
+        return self._crew.processes()
 
     @contextmanager
     def activated(self) -> Iterator[Self]:
@@ -192,14 +196,15 @@ class Stack:
             (self._home / "logs").mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise ConfigurationError(f"{self._home} cannot be a folder: {e.strerror or e}", field="home") from e
+        self._crew.home = self._home
         atexit.register(self.stop)
         try:
-            self._guard = Guard(self._mark, self._stop_seconds)
+            self._crew.guard()
             self.start_server()
             self.create_pool(self.pool, limit=self._pool_limit)
             names = [self.start_worker(wait=False) for _ in range(self._workers_wanted)]
             for name in names:
-                self._await_worker(name, self.pool)
+                self._pools.wait_for(name, self.pool)
             self._write_record()
         except BaseException:
             self.stop()
@@ -214,31 +219,24 @@ class Stack:
         if self._home is None or self._released or os.getpid() != self._owner:
             return  # nothing to stop, not ours to stop any more, or a fork of ours is ending
         try:
-            self._end_workers()
-            server = {self._server.pid} if self._server else set()
-            self._end([pid for pid in self.processes() if pid not in server])
-            self.stop_server()
-            end_marked(self._mark, self._stop_seconds)
+            self._pools.stop_all()
+            self._crew.end([pid for pid in self.processes() if pid != self._server.pid])
+            self._server.stop()
+            self._crew.end_all(grace=True)
         finally:
-            end_marked(self._mark, 0)
-            for process in filter(None, (self._server, *self._workers.values())):
-                process.wait()  # dead already; collects what is left of it
-            if self._guard:
-                self._guard.release()
-                self._guard = None
+            self._crew.end_all(grace=False)
+            self._crew.release()
             (self._home / _RECORD).unlink(missing_ok=True)
             if self._own_home:
                 shutil.rmtree(self._home, ignore_errors=True)
             atexit.unregister(self.stop)
-            self._server = None
-            self._workers.clear()
+            self._server.forget()
+            self._pools.running.clear()
 
     def release(self) -> None:
         """Leave the stack running when this process ends; `Stack.stop_left(home)` stops it later."""
         self._released = True
-        if self._guard:
-            self._guard.release()
-            self._guard = None
+        self._crew.release()
         atexit.unregister(self.stop)
 
     @classmethod
@@ -275,104 +273,40 @@ class Stack:
                 f"stop it with `orchestrator up --stop {self.home}`, or choose another folder"
             )
 
-    # -- the server
+    # -- its parts, one by one
 
     def start_server(self) -> None:
         """Start the server (on the same port as before, if it ran before) and wait until it is healthy."""
-        for last in (False, False, True):
-            self._port = self._port or self._wanted_port or _free_port()
-            log = self._log("server")
-            begin = log.stat().st_size if log.exists() else 0
-            command = ["server", "start", "--host", "127.0.0.1", "--port", str(self._port)]
-            self._server = self._prefect(command, log)
-            try:
-                self._await_server(begin)
-                return
-            except StackError:
-                taken = "already in use" in _tail(log, begin)
-                if taken and self._wanted_port:
-                    raise ConfigurationError(
-                        f"port {self._wanted_port} is in use; choose another", field="port"
-                    ) from None
-                if last or not taken:
-                    raise
-                self._port = 0  # somebody was faster on that free port
+        self._server.start()
 
     def stop_server(self) -> None:
         """Stop the server in order; its database stays, `start_server` continues with it."""
-        if self._server:
-            self._end([self._server.pid])
-            self._server.wait()
+        self._server.stop()
 
     def kill_server(self) -> None:
         """SIGKILL the server: what it held in memory is lost."""
-        if self._server:
-            self._server.kill()
-            self._server.wait()
-
-    def _await_server(self, log_begin: int) -> None:
-        process, log = self._server, self._log("server")
-        assert process is not None
-
-        def healthy() -> bool:
-            if process.poll() is not None:
-                raise StackError(f"the Prefect server ended at its start ({log}):\n{_tail(log, log_begin)}")
-            try:
-                # Healthy is not enough: on a port that somebody else took meanwhile, theirs would answer.
-                return bool(self.request("GET", "/admin/settings")["home"] == str(self.home))
-            except StackError:
-                return False
-
-        self._await(healthy, f"the Prefect server was not healthy after {self._start_seconds:g} s", log)
-
-    # -- pools and workers
+        self._server.kill()
 
     def create_pool(self, name: str, *, limit: int | None = None) -> None:
         """Create a process work pool, or set the limit of the one that exists."""
-        command = f"{sys.executable} -m orchestrator.start" if self._fast_starts else None
-        body = {"name": name, "type": "process", "base_job_template": process_template(command)}
-        try:
-            self.request("POST", "/work_pools/", body | {"concurrency_limit": limit})
-        except StackError:
-            self.request("PATCH", f"/work_pools/{name}", {"concurrency_limit": limit})
+        self._pools.create_pool(name, limit)
 
     def start_worker(
         self, name: str | None = None, *, pool: str | None = None, limit: int | None = None, wait: bool = True
     ) -> str:
         """Start a worker and, with `wait`, wait until the server sees it online; returns its name."""
-        name = name or f"worker-{secrets.token_hex(3)}"
-        pool = pool or self.pool
-        command = ["worker", "start", "--type", "process", "--pool", pool, "--name", name]
-        limit = limit or self._worker_limit
-        if limit is not None:
-            command += ["--limit", str(limit)]
-        self._workers[name] = self._prefect(command, self._log(name))
+        name = self._pools.start(name, pool or self.pool, limit)
         if wait:
-            self._await_worker(name, pool)
+            self._pools.wait_for(name, pool or self.pool)
         return name
 
     def stop_worker(self, name: str) -> None:
         """Ask a worker to end and wait for it; runs it started are ended with it."""
-        process = self._workers.pop(name)
-        self._end([process.pid])
-        process.wait()
+        self._pools.stop(name)
 
     def kill_worker(self, name: str) -> None:
         """SIGKILL a worker; the runs that it started keep running, with nobody to watch them."""
-        process = self._workers.pop(name)
-        process.kill()
-        process.wait()
-
-    def _await_worker(self, name: str, pool: str) -> None:
-        process, log = self._workers[name], self._log(name)
-
-        def online() -> bool:
-            if process.poll() is not None:
-                raise StackError(f"the Prefect worker ended at its start ({log}):\n{_tail(log)}")
-            workers = self.request("POST", f"/work_pools/{pool}/workers/filter", {})
-            return any(w["name"] == name and w["status"] == "ONLINE" for w in workers)
-
-        self._await(online, f"the Prefect worker was not online after {self._start_seconds:g} s", log)
+        self._pools.kill(name)
 
     # -- deployments and requests
 
@@ -397,7 +331,7 @@ class Stack:
                 text=True,
                 check=False,
             )
-        with self._log("deploy").open("a") as log:
+        with self._crew.log("deploy").open("a") as log:
             log.write(done.stdout + done.stderr)
         if done.returncode != 0:
             printed = (done.stdout + done.stderr).strip().splitlines()[-20:]
@@ -410,59 +344,3 @@ class Stack:
             StackError: the server cannot be reached or answers with an error.
         """
         return ask(self.api_url, method, path, body, self.auth)
-
-    # -- processes
-
-    def _log(self, name: str) -> Path:
-        return self.home / "logs" / f"{name}.log"
-
-    def _prefect(self, arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-        # In the home folder, so that no .env, prefect.toml or pyproject.toml of the current one is read.
-        command = [sys.executable, "-m", "prefect", *arguments]
-        environment = self.environment | {MARK_VARIABLE: self._mark}
-        return spawn(command, environment=environment, folder=self.home, log=log)
-
-    def _await(self, holds: Callable[[], bool], complaint: str, log: Path) -> None:
-        end = time.monotonic() + self._start_seconds
-        while not holds():
-            if time.monotonic() > end:
-                raise StackError(f"{complaint} ({log}):\n{_tail(log)}")
-            time.sleep(0.05)
-
-    def _end_workers(self) -> None:
-        self._end([p.pid for p in self._workers.values() if p.poll() is None])
-        for process in self._workers.values():
-            process.wait()
-
-    def _end(self, pids: list[int]) -> None:
-        """SIGTERM, wait at most the grace, SIGKILL."""
-        send(pids, signal.SIGTERM)
-        end = time.monotonic() + self._stop_seconds
-        try:
-            while time.monotonic() < end and self._alive(pids):
-                time.sleep(0.05)
-        finally:
-            send(self._alive(pids), signal.SIGKILL)
-
-    def _alive(self, pids: list[int]) -> list[int]:
-        self._reap()
-        return [pid for pid in self.processes() if pid in pids]
-
-    def _reap(self) -> None:
-        for process in (self._server, *self._workers.values()):
-            if process:
-                process.poll()
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
-def _tail(log: Path, begin: int = 0, lines: int = 25) -> str:
-    try:
-        text = log.read_bytes()[begin:].decode(errors="replace")
-    except OSError:
-        return "(no log)"
-    return "\n".join(text.splitlines()[-lines:])
