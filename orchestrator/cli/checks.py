@@ -163,7 +163,7 @@ async def _deployment(
         found.ok(f"{name} is a batch flow")
     else:
         found.tight(f"{name} is no batch flow: pass items by value, --pass-items-as list:NAME")
-    if root is not None and is_local(root) and deployment.pool_type not in (None, "process"):
+    if root is not None and is_local(root) and not deployment.sees(root):
         found.problem(
             f"{name} runs on a {deployment.pool_type} pool, which cannot see {root}: use a URL, --storage s3://bucket/jobs"
         )

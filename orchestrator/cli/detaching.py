@@ -62,7 +62,7 @@ async def _find_parent(settings: Settings, root: str) -> Deployment:
                 f"the parent {settings.parent_deployment!r} is not deployed (--detach needs it): "
                 "`orchestrator deploy` adds it"
             ) from e
-    if is_local(root) and parent.pool_type not in (None, "process"):
+    if is_local(root) and not parent.sees(root):
         raise StorageError(
             f"{root} is a folder of this machine, which the parent on the {parent.pool_type} pool {parent.pool!r} "
             "cannot see; give a URL that both reach, e.g. s3://bucket/jobs"

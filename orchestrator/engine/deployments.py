@@ -53,7 +53,19 @@ async def find_deployment(connection: Connection, name: str) -> Deployment:
         enforces_schema=found.enforce_parameter_schema,
         concurrency_limit=limit.limit if limit is not None and limit.active else None,
         is_batch_flow=_takes_a_reference(schema),
+        volumes=volumes_of(pool, found.job_variables or {}),
     )
+
+
+def volumes_of(pool: WorkPool | None, job_variables: Mapping[str, Any]) -> tuple[str, ...]:
+    """What containers of a pool mount: a deployment's own volumes replace those of the pool's template.
+
+    Source: prefect workers/base.py `BaseJobConfiguration.from_template_and_values`, 3.8.8.
+    """
+    template = pool.base_job_template if pool is not None else {}
+    variable = (template.get("variables") or {}).get("properties", {}).get("volumes") or {}
+    found = job_variables.get("volumes", variable.get("default"))
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def _takes_a_reference(schema: Mapping[str, Any]) -> bool:

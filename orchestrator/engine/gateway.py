@@ -28,6 +28,7 @@ class Deployment:
         concurrency_limit: Deployment limit on running children, None without one.
         paused: Its schedule is paused (runs created through the API still start).
         is_batch_flow: Its flow has a `batch` parameter that takes a reference.
+        volumes: What containers of its runs mount, as Docker writes it: `source:folder inside[:mode]`.
     """
 
     id: str
@@ -41,6 +42,27 @@ class Deployment:
     enforces_schema: bool = True
     concurrency_limit: int | None = None
     is_batch_flow: bool = True
+    volumes: Sequence[str] = ()
+
+    def sees(self, folder: str, job_variables: Mapping[str, Any] | None = None) -> bool:
+        """Whether its runs have a folder of that path: processes do, containers where it is mounted.
+
+        Args:
+            folder: An absolute path.
+            job_variables: Of the job, which go before the deployment's own.
+        """
+        if self.pool_type in (None, "process"):
+            return True
+        return mounts((job_variables or {}).get("volumes", self.volumes), folder)
+
+
+def mounts(volumes: object, folder: str) -> bool:
+    """Whether one of these volumes shows containers something at that path, and lets them write."""
+    for volume in volumes if isinstance(volumes, (list, tuple)) else ():
+        _, inside, mode = [*str(volume).split(":"), "", ""][:3]
+        if inside and "ro" not in mode.split(",") and f"{folder}/".startswith(f"{inside.rstrip('/')}/"):
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,6 +153,34 @@ def test_a_local_folder_is_refused_where_children_run_elsewhere(tmp_path):
     assert found(gateway, spec(), root="s3://bucket/jobs").window == 8
 
 
+@pytest.mark.parametrize(
+    ("volumes", "seen"),
+    [
+        (["/srv/jobs:/srv/jobs"], True),
+        (["/srv:/srv"], True),
+        (["jobs:/srv/jobs:rw,z"], True),
+        (["/srv/jobs:/jobs"], False),  # there, and under another name
+        (["/srv/jobs:/srv/jobs:ro"], False),
+        (["/srv/job:/srv/job"], False),
+        (["/srv/jobs"], False),  # a volume of each container's own
+        ([], False),
+    ],
+)
+def test_containers_see_the_folders_that_they_mount(volumes, seen):
+    gateway = MemoryGateway()
+    known = gateway.engine.deployments
+    known[NAME] = replace(known[NAME], pool_type="docker", volumes=volumes)
+    assert known[NAME].sees("/srv/jobs") is seen
+    if seen:
+        assert found(gateway, spec(), root="/srv/jobs").window == 8
+    else:
+        with pytest.raises(StorageError, match=r'volumes \["/srv/jobs:/srv/jobs"\]'):
+            found(gateway, spec(), root="/srv/jobs")
+    known[NAME] = replace(known[NAME], volumes=[])
+    mounted = spec(job_variables={"volumes": volumes})  # the job's own variables go first
+    assert known[NAME].sees("/srv/jobs", mounted.job_variables) is seen
+
+
 def test_a_flow_that_takes_no_batch_cannot_be_given_one():
     gateway = MemoryGateway()
     gateway.engine.deploy("theirs/flow", is_batch_flow=False)
