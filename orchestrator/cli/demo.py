@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from orchestrator.cli.options import OUTPUT, STOP, Json, flag
 from orchestrator.cli.progress import LiveProgress
 from orchestrator.cli.running import stoppable
-from orchestrator.cli.stacks import ended_by_sigterm
+from orchestrator.cli.stacks import Database, Redis, ended_by_sigterm
 from orchestrator.cli.terminal import give, give_json, say, table
 from orchestrator.core.model import ItemOutcome
 from orchestrator.core.report import Report
@@ -37,6 +37,8 @@ def demo(
     trip: Annotated[bool, flag("--trip", f"Show a kill switch tripping: `{TRIP_AT}`.", group=STOP)] = False,
     files: Annotated[int | None, flag("--files", "At most so many files. Default: all.", group=OUTPUT)] = None,
     keep: Annotated[bool, flag("--keep", "Leave the server and its UI running afterwards.", group=OUTPUT)] = False,
+    database: Database = None,
+    redis: Redis = None,
     json: Json = False,
 ) -> int:
     """See it work: start a Prefect of one's own, measure this machine's Python files in batches, show what came out.
@@ -47,7 +49,7 @@ def demo(
     say("starting a Prefect server and a worker of our own (about ten seconds) ...")
     home = Path(tempfile.mkdtemp(prefix="orchestrator-demo-"))
     results = home / "jobs"
-    with ended_by_sigterm(), Stack(home / "prefect") as stack:
+    with ended_by_sigterm(), Stack(home / "prefect", database=database, redis=redis) as stack:
         _deploy(stack, example)
         say(f"watch it in the Prefect UI: {stack.ui_url}/runs")
         with stack.activated():

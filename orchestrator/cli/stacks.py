@@ -19,6 +19,7 @@ from orchestrator.cli.terminal import give, give_json, say
 from orchestrator.errors import ConfigurationError
 from orchestrator.stack import Stack, StackError
 from orchestrator.stack.own import OWN
+from orchestrator.stack.stack import DATABASE_VARIABLE, REDIS_VARIABLE
 
 _SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
 
@@ -33,6 +34,23 @@ Port = Annotated[
     int | None,
     flag("--port", "TCP port on 127.0.0.1. Default: a free one.", group=PLACE, env="ORCHESTRATOR_STACK_PORT"),
 ]
+
+Database = Annotated[
+    str | None,
+    flag(
+        "--database",
+        "PostgreSQL for the server, `postgresql://user:password@host/name`, empty or a Prefect's; a password belongs "
+        "into the variable, because others can read command lines. Default: SQLite in the home folder.",
+        group=PLACE, env=DATABASE_VARIABLE,
+    ),
+]  # fmt: skip
+Redis = Annotated[
+    str | None,
+    flag(
+        "--redis", "Redis for the server's messages, `redis://host:6379/0`; with --database only.",
+        group=PLACE, env=REDIS_VARIABLE,
+    ),
+]  # fmt: skip
 
 
 def up(
@@ -56,6 +74,8 @@ def up(
         int | None,
         flag("--limit", "Most runs at once in that pool.", group=PLACE, env="ORCHESTRATOR_STACK_LIMIT"),
     ] = None,
+    database: Database = None,
+    redis: Redis = None,
     stop: Annotated[
         Path | None,
         flag(
@@ -83,7 +103,10 @@ def up(
     # Somebody who asks for a password must not get a server without one.
     wanted = os.environ.get(_SERVER_AUTH)
     settings = {_SERVER_AUTH: wanted} if wanted else {}
-    with ended_by_sigterm(), Stack(home, port, pool=pool, pool_limit=limit, settings=settings) as stack:
+    wanted_stack = Stack(
+        home, port, pool=pool, pool_limit=limit, settings=settings, database=database, redis=redis
+    )  # fmt: skip
+    with ended_by_sigterm(), wanted_stack as stack:
         deployed = deploy_all(stack, prefect_file)
         try:
             _announce(stack, deployed, json)
@@ -98,9 +121,10 @@ def up(
 def _announce(stack: Stack, deployed: list[str], json: bool) -> None:
     if json:
         facts = {"ui_url": stack.ui_url, "api_url": stack.api_url, "home": str(stack.home), "pool": stack.pool}
-        give_json(facts | {"deployments": deployed})
+        give_json(facts | {"database": str(stack.backing), "deployments": deployed})
     else:
         give(f"UI:          {stack.ui_url}")
+        give(f"database:    {stack.backing}")
         give("deployments: " + ", ".join(deployed))
         give("use it from another terminal:")
         give(f"  export PREFECT_API_URL={stack.api_url} PREFECT_HOME={stack.home}")

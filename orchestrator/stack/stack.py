@@ -1,4 +1,4 @@
-"""`Stack`: server on SQLite, work pools, workers, deployments, in a folder and on a port of their own."""
+"""`Stack`: server, work pools, workers, deployments, in a folder and on a port of their own."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from typing import Any, Self
 from orchestrator.errors import ConfigurationError
 from orchestrator.stack.api import StackError, ask
 from orchestrator.stack.choosing import only
+from orchestrator.stack.databases import Backing
 from orchestrator.stack.processes import MARK_VARIABLE, end_marked, marked
 from orchestrator.stack.server import Server
 from orchestrator.stack.supervision import Crew
 from orchestrator.stack.workers import Workers
 
 _RECORD = "stack.json"
+DATABASE_VARIABLE, REDIS_VARIABLE = "ORCHESTRATOR_STACK_DATABASE", "ORCHESTRATOR_STACK_REDIS"
+"""In them the command line finds addresses that hold passwords; no process of a stack inherits them."""
+_NOT_INHERITED = frozenset({MARK_VARIABLE, DATABASE_VARIABLE, REDIS_VARIABLE})
 
 
 class Stack:
@@ -43,12 +47,16 @@ class Stack:
         workers: Workers started with the stack, each polling every second.
         worker_limit: Most runs per worker at once; None: no limit.
         fast_starts: Start runs with one interpreter instead of two (`process_template`); False: Prefect's default.
+        database: PostgreSQL for the server, `postgresql://user:password@host/name`: an empty database, or a Prefect's.
+            None: SQLite in the home folder. Migrations run once, at the server's start.
+        redis: Redis for the server's messaging, `redis://host:6379/0`, with a database on PostgreSQL alone.
         settings: More environment variables for the server, the workers and `environment`, e.g. Prefect settings.
         start_seconds: Deadline of each part's start.
         stop_seconds: Grace that processes get between SIGTERM and SIGKILL.
 
     Raises:
-        ConfigurationError: the home folder or the port is in use by another stack or process.
+        ConfigurationError: the home folder or the port is in use by another stack or process; or the database or
+            Redis cannot be reached, or holds something else.
         StackError: a part did not start.
     """
 
@@ -62,6 +70,8 @@ class Stack:
         workers: int = 1,
         worker_limit: int | None = None,
         fast_starts: bool = True,
+        database: str | None = None,
+        redis: str | None = None,
         settings: Mapping[str, str] | None = None,
         start_seconds: float = 120,
         stop_seconds: float = 10,
@@ -73,7 +83,10 @@ class Stack:
         self._home = home
         self._wanted_port = port
         self._crew = Crew(start_seconds, stop_seconds)
-        self._server = Server(self._crew, lambda: self.environment, port, lambda: self.auth)
+        self.backing = Backing.read(database, redis)
+        self._crew.hidden = self.backing.words
+        # The server alone knows the addresses of its databases.
+        self._server = Server(self._crew, lambda: self.environment | self.backing.settings, port, lambda: self.auth)
         self._pools = Workers(
             self._crew, lambda: self.environment, self.request, limit=worker_limit, fast_starts=fast_starts
         )
@@ -144,7 +157,7 @@ class Stack:
 
         The user's profile, API key and server settings do not reach into the stack.
         """
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_") and k != MARK_VARIABLE}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_") and k not in _NOT_INHERITED}
         return inherited | self.own_settings
 
     @property
@@ -187,6 +200,7 @@ class Stack:
         """Start server, pool and workers; returns when the workers are online. On any error everything is stopped."""
         if self._wanted_port is not None and not 1 <= self._wanted_port <= 65_535:
             raise ConfigurationError(f"must be 1 to 65535, got {self._wanted_port}", field="port")
+        self.backing.look()
         if self._home is None:
             self._home = Path(tempfile.mkdtemp(prefix="orchestrator-stack-"))
         else:
