@@ -1,4 +1,8 @@
-"""How a child run's process starts: `python -m orchestrator.start`, given as the job's `command`.
+"""How a child run starts: `python -m orchestrator.start`, given as the job's `command`.
+
+In a process pool the worker stays beside the process and ends it when the run is cancelled. A container has nobody
+beside it: there `python -m orchestrator.start --supervised` starts what Prefect itself starts there, `prefect flow-run
+execute`, which runs the engine in a process of its own, ends it when the run is cancelled, and tells of its death.
 
 It looks at its own run before it loads anything. Prefect leaves a gap: a run that is cancelled while it is Pending is
 finalised by nobody, because its process comes up, is refused, and ends without a word; only the server's own timeout
@@ -22,10 +26,16 @@ _TIMEOUT_SECONDS = 5.0
 _OVER = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
+SUPERVISED = "--supervised"
+
+
 def main() -> None:
     """Run Prefect's engine for the run this process was started for, unless the run is cancelled."""
     if _is_over():
         sys.exit(0)
+    if sys.argv[1:] == [SUPERVISED]:
+        _supervise()
+        return
     sys.argv = ["prefect.engine"]
     try:
         runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
@@ -33,6 +43,17 @@ def main() -> None:
         # It may have been cancelled while the engine loaded the flow, and been refused to run.
         _is_over()
         raise
+
+
+def _supervise() -> None:
+    """As the container's main process: Prefect's supervisor, which ends with the run."""
+    sys.argv = ["prefect", "flow-run", "execute"]
+    try:
+        runpy.run_module("prefect", run_name="__main__", alter_sys=True)
+    finally:
+        # A cancel between the supervisor's look at the run and the engine's start is seen by neither of them.
+        # Source: prefect cli/flow_run.py `execute`, runner/_flow_run_executor.py, 3.8.8.
+        _is_over()
 
 
 def _is_over() -> bool:

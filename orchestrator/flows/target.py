@@ -47,7 +47,7 @@ async def find_target(spec: JobSpec, gateway: Gateway, parent: ParentRun | None,
     for deployment in {d.id: d for d in deployments.values()}.values():
         _check_flow(spec, deployment)
         if is_local(root) and not deployment.sees(root, spec.job_variables):
-            mount = f", or mount it there: volumes [\"{root}:{root}\"]" if deployment.pool_type == "docker" else ""
+            mount = f', or mount it there: volumes ["{root}:{root}"]' if deployment.pool_type == "docker" else ""
             raise StorageError(
                 f"{root} is a folder of this machine, which child runs on the {deployment.pool_type} pool "
                 f"{deployment.pool!r} cannot see; give a URL that both sides reach, e.g. s3://bucket/jobs{mount}"
