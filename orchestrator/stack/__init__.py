@@ -5,6 +5,7 @@ Law of this folder: it starts processes and talks HTTP to what it started; it ne
 """
 
 from orchestrator.stack.api import StackError
+from orchestrator.stack.containers import DockerPool
 from orchestrator.stack.stack import Stack
 
-__all__ = ["Stack", "StackError"]
+__all__ = ["DockerPool", "Stack", "StackError"]

@@ -17,6 +17,7 @@ from typing import Any, Self
 from orchestrator.errors import ConfigurationError
 from orchestrator.stack.api import StackError, ask
 from orchestrator.stack.choosing import only
+from orchestrator.stack.containers import STACK_LABEL, DockerPool, check_engine, remove_containers
 from orchestrator.stack.databases import Backing
 from orchestrator.stack.processes import MARK_VARIABLE, end_marked, marked
 from orchestrator.stack.server import Server
@@ -50,13 +51,15 @@ class Stack:
         database: PostgreSQL for the server, `postgresql://user:password@host/name`: an empty database, or a Prefect's.
             None: SQLite in the home folder. Migrations run once, at the server's start.
         redis: Redis for the server's messaging, `redis://host:6379/0`, with a database on PostgreSQL alone.
+        docker: A docker work pool besides, with a worker. Its containers run as the user of this process, find
+            `jobs` at its own path, and reach the server on this machine's loopback.
         settings: More environment variables for the server, the workers and `environment`, e.g. Prefect settings.
         start_seconds: Deadline of each part's start.
         stop_seconds: Grace that processes get between SIGTERM and SIGKILL.
 
     Raises:
         ConfigurationError: the home folder or the port is in use by another stack or process; or the database or
-            Redis cannot be reached, or holds something else.
+            Redis cannot be reached, or holds something else; or no Docker engine answers, or it lacks the image.
         StackError: a part did not start.
     """
 
@@ -72,11 +75,13 @@ class Stack:
         fast_starts: bool = True,
         database: str | None = None,
         redis: str | None = None,
+        docker: DockerPool | None = None,
         settings: Mapping[str, str] | None = None,
         start_seconds: float = 120,
         stop_seconds: float = 10,
     ) -> None:
         self.pool = pool
+        self._docker = docker
         self._pool_limit, self._workers_wanted = pool_limit, workers
         self._settings = dict(settings or {})
         self._own_home = home is None
@@ -101,6 +106,11 @@ class Stack:
         if self._home is None:
             raise RuntimeError("the stack has not been started")
         return self._home
+
+    @property
+    def jobs(self) -> Path:
+        """Where job folders lie that are given no other place."""
+        return self.home / "orchestrator" / "jobs"
 
     @property
     def ui_url(self) -> str:
@@ -201,6 +211,8 @@ class Stack:
         if self._wanted_port is not None and not 1 <= self._wanted_port <= 65_535:
             raise ConfigurationError(f"must be 1 to 65535, got {self._wanted_port}", field="port")
         self.backing.look()
+        if self._docker is not None:
+            check_engine(self._docker.image)
         if self._home is None:
             self._home = Path(tempfile.mkdtemp(prefix="orchestrator-stack-"))
         else:
@@ -216,9 +228,13 @@ class Stack:
             self._crew.guard()
             self.start_server()
             self.create_pool(self.pool, limit=self._pool_limit)
-            names = [self.start_worker(wait=False) for _ in range(self._workers_wanted)]
-            for name in names:
-                self._pools.wait_for(name, self.pool)
+            names = [(self.start_worker(wait=False), self.pool) for _ in range(self._workers_wanted)]
+            if self._docker is not None:
+                self.jobs.mkdir(parents=True, exist_ok=True)  # else the engine makes it, as root
+                self._pools.create_docker_pool(self._docker, self.jobs)
+                names.append((self.start_worker(pool=self._docker.name, wait=False), self._docker.name))
+            for name, pool in names:
+                self._pools.wait_for(name, pool)
             self._write_record()
         except BaseException:
             self.stop()
@@ -234,6 +250,8 @@ class Stack:
             return  # nothing to stop, not ours to stop any more, or a fork of ours is ending
         try:
             self._pools.stop_all()
+            if self._docker is not None:
+                remove_containers(STACK_LABEL, self._mark)
             self._crew.end([pid for pid in self.processes() if pid != self._server.pid])
             self._server.stop()
             self._crew.end_all(grace=True)
@@ -265,6 +283,8 @@ class Stack:
             left = json.loads(record.read_text())
         except (OSError, ValueError) as e:
             raise ConfigurationError(f"no stack was left running in {home}") from e
+        if left.get("docker"):
+            remove_containers(STACK_LABEL, left["mark"])
         ended = end_marked(left["mark"], stop_seconds)
         record.unlink(missing_ok=True)
         if left["own_home"]:
@@ -272,7 +292,10 @@ class Stack:
         return ended
 
     def _write_record(self) -> None:
-        facts = {"mark": self._mark, "api_url": self.api_url, "ui_url": self.ui_url, "own_home": self._own_home}
+        facts = {
+            "mark": self._mark, "api_url": self.api_url, "ui_url": self.ui_url, "own_home": self._own_home,
+            "docker": self._docker is not None,
+        }  # fmt: skip
         (self.home / _RECORD).write_text(json.dumps(facts))
 
     def _refuse_home_in_use(self) -> None:
@@ -309,7 +332,8 @@ class Stack:
         self, name: str | None = None, *, pool: str | None = None, limit: int | None = None, wait: bool = True
     ) -> str:
         """Start a worker and, with `wait`, wait until the server sees it online; returns its name."""
-        name = self._pools.start(name, pool or self.pool, limit)
+        kind = "docker" if self._docker is not None and pool == self._docker.name else "process"
+        name = self._pools.start(name, pool or self.pool, limit, kind)
         if wait:
             self._pools.wait_for(name, pool or self.pool)
         return name
@@ -324,21 +348,22 @@ class Stack:
 
     # -- deployments and requests
 
-    def deploy(self, path: Path, *names: str) -> None:
+    def deploy(self, path: Path, *names: str, folder: Path | None = None) -> None:
         """Deploy a `prefect.yaml`, all of it by default; relative paths in it count from its folder.
 
         Args:
             names: Only these, each as `<function>/<deployment>`, with dashes for the function's underscores.
+            folder: From which relative paths count instead.
 
         Raises:
             StackError: `prefect deploy` failed; the text ends with what it printed. Or there is none of a name.
         """
         path = path.resolve()
-        with tempfile.TemporaryDirectory(prefix="orchestrator-deploy-") as folder:
-            file = only(path, names, Path(folder)) if names else path
+        with tempfile.TemporaryDirectory(prefix="orchestrator-deploy-") as scratch:
+            file = only(path, names, Path(scratch)) if names else path
             done = subprocess.run(
                 [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(file), "--all"],
-                cwd=path.parent,
+                cwd=folder or path.parent,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

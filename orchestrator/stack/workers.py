@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.stack.api import StackError
+from orchestrator.stack.containers import STACK_LABEL, DockerPool, docker_template
+from orchestrator.stack.processes import MARK_VARIABLE
 from orchestrator.stack.supervision import Crew
 from orchestrator.stack.template import process_template
 
@@ -20,7 +24,7 @@ class Request(Protocol):
 
 
 class Workers:
-    """Process pools and process workers.
+    """Pools and their workers: processes, and containers.
 
     Args:
         environment: What a worker starts with, asked anew at each start.
@@ -54,10 +58,28 @@ class Workers:
         except StackError:
             self._request("PATCH", f"/work_pools/{name}", {"concurrency_limit": limit})
 
-    def start(self, name: str | None, pool: str, limit: int | None) -> str:
+    def create_docker_pool(self, pool: DockerPool, folder: Path) -> None:
+        """Create a docker work pool whose containers find the stack's folder for jobs at its own path.
+
+        A pool that exists gets the new template: a stack that is started again has another mark.
+        """
+        template = docker_template(
+            image=pool.image,
+            volumes=[f"{folder}:{folder}", *pool.volumes],
+            # The mark: a guard that ends what is left finds processes of containers as any others.
+            env={"ORCHESTRATOR_STORAGE": str(folder), MARK_VARIABLE: self._crew.mark, **pool.env},
+            labels={STACK_LABEL: self._crew.mark, **pool.labels},
+            user=pool.user or f"{os.geteuid()}:{os.getegid()}",
+        )
+        try:
+            self._request("POST", "/work_pools/", {"name": pool.name, "type": "docker", "base_job_template": template})
+        except StackError:
+            self._request("PATCH", f"/work_pools/{pool.name}", {"base_job_template": template})
+
+    def start(self, name: str | None, pool: str, limit: int | None, kind: str = "process") -> str:
         """Start a worker without waiting for it; its name."""
         name = name or f"worker-{secrets.token_hex(3)}"
-        command = ["worker", "start", "--type", "process", "--pool", pool, "--name", name]
+        command = ["worker", "start", "--type", kind, "--pool", pool, "--name", name]
         limit = limit or self._limit
         if limit is not None:
             command += ["--limit", str(limit)]
