@@ -172,6 +172,17 @@ PARTS: dict[str, Callable[[], str]] = {
 }
 
 
+def pool_template() -> str:
+    """The base job template of docker work pools, for those who create theirs by hand."""
+    from orchestrator.stack.containers import docker_template
+
+    return json.dumps(docker_template(), indent=2) + "\n"
+
+
+FILES: dict[str, Callable[[], str]] = {"docker/base-job-template.json": pool_template}
+"""Whole files that are made from the code."""
+
+
 def renewed(text: str) -> str:
     """The page with its generated parts as they should be.
 
@@ -200,3 +211,5 @@ if __name__ == "__main__":
         if (after := renewed(before)) != before:
             page.write_text(after)
             sys.stdout.write(f"wrote {page.name}\n")
+    for name, content in FILES.items():
+        (ROOT / name).write_text(content())

@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from tests.docs.generate import PARTS, renewed
+from tests.docs.generate import FILES, PARTS, renewed
 from tests.docs.pages import ROOT, anchors, blocks, pages, prose
 
 pytestmark = pytest.mark.docs
@@ -25,6 +25,11 @@ def test_generated_parts_are_up_to_date(page: object) -> None:
 
     assert isinstance(page, Path)
     assert renewed(page.read_text()) == page.read_text(), "run `python -m tests.docs.generate`"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_generated_files_are_up_to_date(name: str) -> None:
+    assert (ROOT / name).read_text() == FILES[name](), "run `python -m tests.docs.generate`"
 
 
 def test_every_generated_part_stands_on_a_page() -> None:
