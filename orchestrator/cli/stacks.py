@@ -17,7 +17,8 @@ import yaml  # type: ignore[import-untyped]  # comes with Prefect, without types
 from orchestrator.cli.options import OUTPUT, PLACE, Json, flag
 from orchestrator.cli.terminal import give, give_json, say
 from orchestrator.errors import ConfigurationError
-from orchestrator.stack import Stack, StackError
+from orchestrator.stack import DockerPool, Stack, StackError
+from orchestrator.stack.containers import IMAGE
 from orchestrator.stack.own import OWN
 from orchestrator.stack.stack import DATABASE_VARIABLE, REDIS_VARIABLE
 
@@ -74,6 +75,22 @@ def up(
         int | None,
         flag("--limit", "Most runs at once in that pool.", group=PLACE, env="ORCHESTRATOR_STACK_LIMIT"),
     ] = None,
+    docker: Annotated[
+        bool,
+        flag(
+            "--docker",
+            "Also a docker work pool `docker` with a worker, and the deployments of ./docker/prefect.yaml, if there is "
+            "one. Containers see the folder for jobs at its own path.",
+            group=PLACE, env="ORCHESTRATOR_STACK_DOCKER",
+        ),
+    ] = False,
+    image: Annotated[
+        str | None,
+        flag(
+            "--image", "Image of that pool's containers; this package is in it. Default: the one of this version.",
+            group=PLACE, env="ORCHESTRATOR_STACK_IMAGE",
+        ),
+    ] = None,
     database: Database = None,
     redis: Redis = None,
     stop: Annotated[
@@ -97,14 +114,17 @@ def up(
     if prefect_file is not None and not prefect_file.is_file():
         wrong = "is no plain file" if prefect_file.exists() else "does not exist"
         raise ConfigurationError(f"{prefect_file} {wrong}", field="prefect_file")
+    if image is not None and not docker:
+        raise ConfigurationError("is for the containers that --docker starts", field="image")
+    containers = DockerPool(image=image or IMAGE) if docker else None
     named = _pools(prefect_file) if prefect_file is not None else []
-    pool = pool or next(iter(named), "local")
+    pool = pool or next((name for name in named if containers is None or name != containers.name), "local")
     say("starting a Prefect server and a worker (about ten seconds)")
     # Somebody who asks for a password must not get a server without one.
     wanted = os.environ.get(_SERVER_AUTH)
     settings = {_SERVER_AUTH: wanted} if wanted else {}
     wanted_stack = Stack(
-        home, port, pool=pool, pool_limit=limit, settings=settings, database=database, redis=redis
+        home, port, pool=pool, pool_limit=limit, settings=settings, database=database, redis=redis, docker=containers
     )  # fmt: skip
     with ended_by_sigterm(), wanted_stack as stack:
         deployed = deploy_all(stack, prefect_file)
@@ -126,6 +146,8 @@ def _announce(stack: Stack, deployed: list[str], json: bool) -> None:
         give(f"UI:          {stack.ui_url}")
         give(f"database:    {stack.backing}")
         give("deployments: " + ", ".join(deployed))
+        if stack.docker is not None:
+            give(f"containers:  work pool {stack.docker.name!r}, image {stack.docker.image}")
         give("use it from another terminal:")
         give(f"  export PREFECT_API_URL={stack.api_url} PREFECT_HOME={stack.home}")
         if stack.auth is not None:
@@ -152,11 +174,14 @@ def deploy_all(stack: Stack, prefect_file: Path | None) -> list[str]:
     """
     if prefect_file is not None:
         for pool in _pools(prefect_file):
-            if pool == stack.pool:
+            if pool == stack.pool or (stack.docker is not None and pool == stack.docker.name):
                 continue
             stack.create_pool(pool)
             stack.start_worker(pool=pool, wait=False)
         stack.deploy(prefect_file)
+    twins = Path("docker", "prefect.yaml")
+    if stack.docker is not None and twins.is_file():
+        stack.deploy(twins, folder=Path.cwd())
     missing = [own.entry(stack.pool) for own in OWN if not _is_deployed(stack, own.name)]
     if missing:
         folder = stack.home / "deployments"

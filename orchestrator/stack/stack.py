@@ -80,8 +80,7 @@ class Stack:
         start_seconds: float = 120,
         stop_seconds: float = 10,
     ) -> None:
-        self.pool = pool
-        self._docker = docker
+        self.pool, self.docker = pool, docker
         self._pool_limit, self._workers_wanted = pool_limit, workers
         self._settings = dict(settings or {})
         self._own_home = home is None
@@ -175,6 +174,11 @@ class Stack:
         """Its server runs; False also when somebody else ended it."""
         return self._server.is_up
 
+    @property
+    def server_pid(self) -> int | None:
+        """The server's process, ended or not; None before its first start."""
+        return self._server.pid
+
     def processes(self) -> list[int]:
         """Ids of all running processes of the stack, flow runs and their children included."""
         return self._crew.processes()
@@ -211,8 +215,8 @@ class Stack:
         if self._wanted_port is not None and not 1 <= self._wanted_port <= 65_535:
             raise ConfigurationError(f"must be 1 to 65535, got {self._wanted_port}", field="port")
         self.backing.look()
-        if self._docker is not None:
-            check_engine(self._docker.image)
+        if self.docker is not None:
+            check_engine(self.docker.image)
         if self._home is None:
             self._home = Path(tempfile.mkdtemp(prefix="orchestrator-stack-"))
         else:
@@ -229,10 +233,10 @@ class Stack:
             self.start_server()
             self.create_pool(self.pool, limit=self._pool_limit)
             names = [(self.start_worker(wait=False), self.pool) for _ in range(self._workers_wanted)]
-            if self._docker is not None:
+            if self.docker is not None:
                 self.jobs.mkdir(parents=True, exist_ok=True)  # else the engine makes it, as root
-                self._pools.create_docker_pool(self._docker, self.jobs)
-                names.append((self.start_worker(pool=self._docker.name, wait=False), self._docker.name))
+                self._pools.create_docker_pool(self.docker, self.jobs)
+                names.append((self.start_worker(pool=self.docker.name, wait=False), self.docker.name))
             for name, pool in names:
                 self._pools.wait_for(name, pool)
             self._write_record()
@@ -250,7 +254,7 @@ class Stack:
             return  # nothing to stop, not ours to stop any more, or a fork of ours is ending
         try:
             self._pools.stop_all()
-            if self._docker is not None:
+            if self.docker is not None:
                 remove_containers(STACK_LABEL, self._mark)
             self._crew.end([pid for pid in self.processes() if pid != self._server.pid])
             self._server.stop()
@@ -294,7 +298,7 @@ class Stack:
     def _write_record(self) -> None:
         facts = {
             "mark": self._mark, "api_url": self.api_url, "ui_url": self.ui_url, "own_home": self._own_home,
-            "docker": self._docker is not None,
+            "docker": self.docker is not None,
         }  # fmt: skip
         (self.home / _RECORD).write_text(json.dumps(facts))
 
@@ -332,7 +336,7 @@ class Stack:
         self, name: str | None = None, *, pool: str | None = None, limit: int | None = None, wait: bool = True
     ) -> str:
         """Start a worker and, with `wait`, wait until the server sees it online; returns its name."""
-        kind = "docker" if self._docker is not None and pool == self._docker.name else "process"
+        kind = "docker" if self.docker is not None and pool == self.docker.name else "process"
         name = self._pools.start(name, pool or self.pool, limit, kind)
         if wait:
             self._pools.wait_for(name, pool or self.pool)
