@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from typing import Annotated, Any
 
@@ -27,7 +28,12 @@ def deploy(
         flag("--image", "Container pools: an image in which this package is installed.", group=PLACE),
     ] = None,
     create_pool: Annotated[
-        bool, flag("--create-pool", "Create the pool, as a process pool, if there is none of that name.", group=PLACE)
+        bool,
+        flag(
+            "--create-pool",
+            "Create the pool if there is none of that name: a docker pool with --image, else a process pool.",
+            group=PLACE,
+        ),
     ] = False,
     job_variable: Annotated[
         list[str] | None,
@@ -74,27 +80,29 @@ async def _deploy(
         server = await admin.server()
         pool = pool or await _only_pool(admin)
         if create_pool:
-            await admin.ensure_process_pool(pool)
+            await _create_pool(admin, pool, image, storage)
         found = await admin.pool(pool)
         if found is None:
             known = ", ".join(sorted(p.name for p in await admin.pools())) or "none"
             raise ConfigurationError(
-                f"there is no work pool {pool!r} (there is: {known}); --create-pool makes a process pool", field="pool"
+                f"there is no work pool {pool!r} (there is: {known}); --create-pool makes one", field="pool"
             )
         environment = dict(variables.pop("env", {}) or {})
         if storage is not None:
             storage = absolute_url(storage)
-            if is_local(storage) and found.type != "process":
+            if is_local(storage) and not found.sees(storage, variables):
                 raise ConfigurationError(
                     f"{storage} is a folder of this machine, which runs on a {found.type} pool cannot see; "
-                    "give a URL that they can, e.g. s3://bucket/jobs",
+                    "give a URL that they can, e.g. s3://bucket/jobs, or mount it there, e.g. "
+                    f"""--job-variable 'volumes=["{storage}:{storage}"]'""",
                     field="storage",
                 )
-            await asyncio.to_thread(probe, open_store(storage))
+            place = storage
+            await asyncio.to_thread(lambda: probe(open_store(place)))
             environment["ORCHESTRATOR_STORAGE"] = storage
         if image is not None and found.type == "process":
             raise ConfigurationError(f"the work pool {pool!r} starts processes, which have no image", field="image")
-        if image is None and found.type not in ("process", "prefect-agent") and "image" not in variables:
+        if not (image or found.image or "image" in variables) and found.type not in ("process", "prefect-agent"):
             raise ConfigurationError(
                 f"the work pool {pool!r} ({found.type}) needs an image in which this package is installed",
                 field="image",
@@ -121,6 +129,21 @@ async def _deploy(
             "storage": storage,
             "url": url,
         }
+
+
+async def _create_pool(admin: Any, name: str, image: str | None, storage: str | None) -> None:
+    """With an image a docker pool, by our template, whose containers see a local folder for jobs; else a process pool."""
+    from orchestrator.stack.containers import docker_template
+    from orchestrator.store import absolute_url, is_local
+
+    if image is None:
+        await admin.ensure_pool(name)
+        return
+    mounted: dict[str, Any] = {}
+    if storage is not None and is_local(storage):
+        folder = absolute_url(storage)
+        mounted = {"volumes": [f"{folder}:{folder}"], "user": f"{os.geteuid()}:{os.getegid()}"}
+    await admin.ensure_pool(name, "docker", docker_template(image=image, **mounted))
 
 
 async def _only_pool(admin: Any) -> str:

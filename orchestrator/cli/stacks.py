@@ -81,14 +81,17 @@ def up(
             "--docker",
             "Also a docker work pool `docker` with a worker, and the deployments of ./docker/prefect.yaml, if there is "
             "one. Containers see the folder for jobs at its own path.",
-            group=PLACE, env="ORCHESTRATOR_STACK_DOCKER",
+            group=PLACE,
+            env="ORCHESTRATOR_STACK_DOCKER",
         ),
     ] = False,
     image: Annotated[
         str | None,
         flag(
-            "--image", "Image of that pool's containers; this package is in it. Default: the one of this version.",
-            group=PLACE, env="ORCHESTRATOR_STACK_IMAGE",
+            "--image",
+            "Image of that pool's containers; this package is in it. Default: the one of this version.",
+            group=PLACE,
+            env="ORCHESTRATOR_STACK_IMAGE",
         ),
     ] = None,
     database: Database = None,

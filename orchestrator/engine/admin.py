@@ -21,8 +21,15 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL, PREFECT_HOM
 
 from orchestrator.core.model import RunId
 from orchestrator.engine.connection import Connection
-from orchestrator.engine.deployments import capacity_of, deployment_names, find_deployment, workers_online
-from orchestrator.engine.gateway import Capacity, Deployment, Run
+from orchestrator.engine.deployments import (
+    capacity_of,
+    deployment_names,
+    find_deployment,
+    template_default,
+    volumes_of,
+    workers_online,
+)
+from orchestrator.engine.gateway import Capacity, Deployment, Run, mounts
 from orchestrator.engine.masking import Masker
 from orchestrator.engine.parent import run_of
 from orchestrator.engine.translate import api_address, translate
@@ -60,13 +67,24 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A work pool; `workers_online` is None when pools of its type have none."""
+    """A work pool.
+
+    Args:
+        workers_online: None when pools of its type have none.
+        image, volumes: What its template says of containers, where it starts any.
+    """
 
     name: str
     type: str
     paused: bool
     limit: int | None
     workers_online: int | None
+    image: str | None = None
+    volumes: Sequence[str] = ()
+
+    def sees(self, folder: str, job_variables: Mapping[str, Any]) -> bool:
+        """As `Deployment.sees`, for a deployment on this pool with these job variables."""
+        return self.type == "process" or mounts(job_variables.get("volumes", self.volumes), folder)
 
 
 class Admin:
@@ -128,21 +146,30 @@ class Admin:
 
     async def _pool(self, pool: WorkPool) -> Pool:
         online = await workers_online(self._connection, pool)
-        return Pool(pool.name, pool.type, pool.is_paused, pool.concurrency_limit, online)
+        image = template_default(pool, "image")
+        return Pool(
+            pool.name, pool.type, pool.is_paused, pool.concurrency_limit, online,
+            image=image if isinstance(image, str) else None, volumes=volumes_of(pool, {}),
+        )  # fmt: skip
 
-    async def ensure_process_pool(self, name: str) -> bool:
-        """Create the process work pool unless it is there; whether it was created.
+    async def ensure_pool(self, name: str, type_: str = "process", template: Mapping[str, Any] | None = None) -> bool:
+        """Create the work pool unless it is there; whether it was created.
+
+        Args:
+            template: Its base job template; None: Prefect's own for that type.
 
         Raises:
             ConfigurationError: there is one of that name and another type.
         """
         if (known := await self.pool(name)) is not None:
-            if known.type != "process":
-                raise ConfigurationError(f"the work pool {name!r} is of type {known.type!r}, not a process pool; "
+            if known.type != type_:
+                raise ConfigurationError(f"the work pool {name!r} is of type {known.type!r}, not {type_!r}; "
                                          "choose another name", field="pool")  # fmt: skip
             return False
 
-        new = WorkPoolCreate(name=name, type="process")
+        new = WorkPoolCreate(name=name, type=type_)
+        if template is not None:
+            new.base_job_template = dict(template)
         try:
             await self._connection.call("create the work pool", lambda client: client.create_work_pool(new))
         except Exception as error:

@@ -62,10 +62,14 @@ def volumes_of(pool: WorkPool | None, job_variables: Mapping[str, Any]) -> tuple
 
     Source: prefect workers/base.py `BaseJobConfiguration.from_template_and_values`, 3.8.8.
     """
-    template = pool.base_job_template if pool is not None else {}
-    variable = (template.get("variables") or {}).get("properties", {}).get("volumes") or {}
-    found = job_variables.get("volumes", variable.get("default"))
+    found = job_variables.get("volumes", template_default(pool, "volumes") if pool is not None else None)
     return tuple(map(str, found)) if isinstance(found, list) else ()
+
+
+def template_default(pool: WorkPool, variable: str) -> object:
+    """What a pool's template gives a job variable that nobody sets; None where it has none of that name."""
+    properties = (pool.base_job_template.get("variables") or {}).get("properties") or {}
+    return (properties.get(variable) or {}).get("default")
 
 
 def _takes_a_reference(schema: Mapping[str, Any]) -> bool:

@@ -40,13 +40,13 @@ async def test_pools_are_told_with_their_workers(stack: Stack) -> None:
 async def test_a_process_pool_is_created_once_and_never_taken_from_another_type(stack: Stack) -> None:
     name = f"admin-{uuid.uuid4().hex[:8]}"
     async with open_admin() as admin:
-        assert await admin.ensure_process_pool(name) is True
-        assert await admin.ensure_process_pool(name) is False
+        assert await admin.ensure_pool(name) is True
+        assert await admin.ensure_pool(name) is False
         assert (await admin.pool(name)).workers_online == 0
         async with get_client() as client:
             await client.create_work_pool(WorkPoolCreate(name=f"{name}-d", type="docker"))
         with pytest.raises(ConfigurationError, match="docker"):
-            await admin.ensure_process_pool(f"{name}-d")
+            await admin.ensure_pool(f"{name}-d")
 
 
 async def test_a_run_is_started_and_read_again(stack: Stack) -> None:
