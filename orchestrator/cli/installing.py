@@ -132,7 +132,7 @@ async def _deploy(
 
 
 async def _create_pool(admin: Any, name: str, image: str | None, storage: str | None) -> None:
-    """With an image a docker pool, by our template, whose containers see a local folder for jobs; else a process pool."""
+    """With an image a docker pool by our template, whose containers see a local folder of jobs; else a process pool."""
     from orchestrator.stack.containers import docker_template
     from orchestrator.store import absolute_url, is_local
 
