@@ -18,7 +18,9 @@ settings.load_profile("shared-machine")
 
 # Before anything imports Prefect: it reads its settings once, at import.
 for _name in [
-    n for n in os.environ if n.startswith(("PREFECT_", "ORCHESTRATOR_")) and not n.startswith("ORCHESTRATOR_REQUIRE_")
+    n
+    for n in os.environ
+    if n.startswith(("PREFECT_", "ORCHESTRATOR_")) and not n.startswith(("ORCHESTRATOR_REQUIRE_", "ORCHESTRATOR_TEST_"))
 ]:
     del os.environ[_name]
 _HOME = Path(tempfile.mkdtemp(prefix="orchestrator-tests-"))

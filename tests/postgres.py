@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import pytest
 
@@ -28,10 +29,21 @@ USER = "postgres"
 
 @dataclass(frozen=True)
 class Postgres:
-    """A running server that trusts whoever comes from this machine."""
+    """A running server, that trusts whoever comes from this machine unless it has a password."""
 
     port: int
     programs: Path
+    password: str | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of PostgreSQL's own programs."""
+        return {**os.environ, **({"PGPASSWORD": self.password} if self.password else {})}
+
+    def address(self, database: str) -> str:
+        """As people write it."""
+        user = f"{USER}:{quote(self.password, safe='')}" if self.password else USER
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
 
     def url(self, database: str = "postgres") -> str:
         """For SQLAlchemy."""
@@ -40,13 +52,20 @@ class Postgres:
     def create(self, database: str) -> str:
         """Create a database; its URL."""
         where = ["--host", "127.0.0.1", "--port", str(self.port), "--username", USER]
-        subprocess.run([self.programs / "createdb", *where, database], check=True, timeout=60)
+        subprocess.run(
+            [self.programs / "createdb", *where, database], check=True, timeout=60, env=self.environment
+        )  # fmt: skip
         return self.url(database)
 
 
 @contextmanager
-def postgres_server() -> Iterator[Postgres]:
-    """A running server; skips the test, saying why, where there is none and none is required."""
+def postgres_server(*, password: str | None = None, durable: bool = False) -> Iterator[Postgres]:
+    """A running server; skips the test, saying why, where there is none and none is required.
+
+    Args:
+        password: Of the only user; None: it is not asked for.
+        durable: A commit waits for the disk, as it does by default where data matter.
+    """
     programs = _programs()
     if programs is None:
         missing("no initdb and postgres in PATH or /usr/lib/postgresql")
@@ -54,14 +73,20 @@ def postgres_server() -> Iterator[Postgres]:
     try:
         options = {"cwd": folder, **_as_owner(folder)}
         data, port = folder / "data", _free_port()
+        auth = ["--auth", "trust"]
+        if password:
+            (folder / "password").write_text(password)
+            (folder / "password").chmod(0o644)  # for the user who runs the server
+            auth = ["--auth", "scram-sha-256", "--pwfile", folder / "password"]
         made = subprocess.run(
-            [programs / "initdb", "--pgdata", data, "--username", USER, "--auth", "trust", "--no-sync",
+            [programs / "initdb", "--pgdata", data, "--username", USER, *auth, "--no-sync",
              "--encoding", "UTF8", "--locale", "C"],
             capture_output=True, text=True, timeout=120, check=False, **options,
         )  # fmt: skip
         assert made.returncode == 0, made.stdout + made.stderr
-        settings = {"listen_addresses": "127.0.0.1", "port": str(port), "fsync": "off", "full_page_writes": "off",
-                    "synchronous_commit": "off", "unix_socket_directories": "", "shared_buffers": "16MB"}  # fmt: skip
+        settings = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": ""}
+        careless = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "shared_buffers": "16MB"}
+        settings |= {} if durable else careless
         chosen = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
@@ -69,7 +94,7 @@ def postgres_server() -> Iterator[Postgres]:
             )
         try:
             eventually(lambda: _answers(programs, port, server, folder / "log"), 60, "PostgreSQL answers")
-            yield Postgres(port, programs)
+            yield Postgres(port, programs, password)
         finally:
             server.send_signal(signal.SIGINT)  # SIGTERM would wait for clients to leave
             server.wait(30)

@@ -36,17 +36,19 @@ def required() -> None:
 
 
 @contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """A running, empty server; its URL."""
+def redis_server(folder: Path, *, password: str | None = None) -> Iterator[str]:
+    """A running, empty server of 64 numbered databases; the URL of the first."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder.mkdir(parents=True, exist_ok=True)
     options = {"--port": str(port), "--bind": "127.0.0.1", "--dir": str(folder), "--save": "", "--appendonly": "no",
-               "--daemonize": "no", "--logfile": str(folder / "redis.log")}  # fmt: skip
+               "--daemonize": "no", "--logfile": str(folder / "redis.log"), "--databases": "64"}  # fmt: skip
+    if password:
+        options["--requirepass"] = password
     process = subprocess.Popen([PROGRAM, *(word for option in options.items() for word in option)])
     try:
-        url = f"redis://127.0.0.1:{port}/0"
+        url = f"redis://{f':{password}@' if password else ''}127.0.0.1:{port}/0"
         with redis.Redis.from_url(url) as connection:
             eventually(lambda: process.poll() is not None or _answers(connection), 30, "Redis answers")
         assert process.poll() is None, (folder / "redis.log").read_text()

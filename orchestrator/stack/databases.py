@@ -88,6 +88,7 @@ class Database:
     def settings(self) -> dict[str, str]:
         return {
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": self.url,
+            "PREFECT_SERVER_DATABASE_DRIVER": "postgresql+asyncpg",  # what its API tells clients; it masks the address
             "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_APPLICATION_NAME": _NAME,
         }
 

@@ -33,7 +33,7 @@ from tests.integration.job_support import (
     items,
     timed,
 )
-from tests.prefect_stack import POOL
+from tests.prefect_stack import POOL, StackOptions
 from tests.support import aeventually, eventually
 
 pytestmark = MARKS
@@ -41,9 +41,10 @@ PATIENCE = 120.0
 
 
 @pytest.fixture(scope="module")
-def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def own_stack(tmp_path_factory: pytest.TempPathFactory, stack_options: StackOptions) -> Iterator[Stack]:
     """A stack whose server and workers may be killed."""
-    with Stack(tmp_path_factory.mktemp("own-stack"), pool=POOL) as stack, stack.activated():
+    options = stack_options()
+    with Stack(tmp_path_factory.mktemp("own-stack"), pool=POOL, **options) as stack, stack.activated():
         yield stack
 
 
