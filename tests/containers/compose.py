@@ -12,6 +12,7 @@ import re
 import secrets
 import shlex
 import shutil
+import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -23,7 +24,9 @@ import yaml
 
 import docker
 from tests.containers.engine import ROOT, TEST_LABEL, Engine, missing, program
-from tests.support import eventually, free_ports
+from tests.docs.pages import blocks
+from tests.docs.reader import commands
+from tests.support import eventually
 
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
@@ -35,6 +38,7 @@ SERVICES = {"postgres", "redis", "api-1", "api-2", "background", "proxy", "worke
 ONCE = {"migrate", "setup"}
 """They do their work and end."""
 UP_SECONDS = 420.0
+PAGE = ROOT / "docs" / "stack.md"
 
 _HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -48,6 +52,27 @@ def compose_program() -> list[str]:
     if (old := shutil.which("docker-compose")) is None:
         missing("there is neither `docker compose` nor docker-compose; `apt-get install docker-compose` brings one")
     return [str(old)]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that are free now, each another one."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def section(heading: str) -> list[str]:
+    """The commands under a heading of the page, from top to bottom."""
+    lines = PAGE.read_text().splitlines()
+    begin = next(n for n, line in enumerate(lines, 1) if re.fullmatch(rf"#+ {heading}", line))
+    end = next((n for n, line in enumerate(lines, 1) if n > begin and re.match(r"##+ ", line)), len(lines) + 1)
+    found = [b for b in blocks(PAGE) if b.language == "bash" and begin < b.line < end]
+    return [command for block in found for command in commands(block)]
 
 
 class ComposeError(AssertionError):
@@ -131,10 +156,36 @@ class Compose:
     def config(self) -> Any:
         return yaml.safe_load(self("config").stdout)
 
+    def read(self, commands: Sequence[str]) -> str:
+        """Do what the page says; what it printed.
+
+        Raises:
+            ComposeError: a command did not end well.
+        """
+        said = []
+        for command in commands:
+            line = command.replace("docker compose", shlex.join(self._program))
+            done = subprocess.run(["bash", "-eu", "-o", "pipefail", "-c", line], cwd=self.folder, env=self.environment,
+                                  capture_output=True, text=True, timeout=UP_SECONDS, check=False,
+                                  stdin=subprocess.DEVNULL)  # fmt: skip
+            if done.returncode != 0:
+                raise ComposeError(
+                    f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}\n{self.tails()}"
+                )
+            said.append(done.stdout)
+        return "".join(said)
+
     def up(self) -> None:
         """The documented command, and everything in good health."""
-        self("up", "--detach")
-        eventually(lambda: not self.unwell(), UP_SECONDS, f"everything is well:\n{self.tails()}")
+        self.read([line for line in section("Start") if line.startswith("docker compose up")])
+        self.be_well()
+
+    def be_well(self) -> None:
+        """Wait until everything is; an error has the ends of the logs of what is not."""
+        try:
+            eventually(lambda: not self.unwell(), UP_SECONDS, "everything is well")
+        except AssertionError as e:
+            raise ComposeError(f"{e}\n{self.unwell()}\n{self.tails()}") from e
 
     def run(self, *arguments: str, entrypoint: str | None = None, env: Mapping[str, str] | None = None,
             check: bool = True, deadline_seconds: float = 300) -> subprocess.CompletedProcess[bytes]:  # fmt: skip

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,11 @@ import pytest
 from orchestrator.stack import Stack
 from tests.docs.pages import ROOT, Block, blocks, pages, prose
 from tests.docs.reader import NOT_RUN, Reader, commands, file_name
+from tests.postgres import postgres_server
+from tests.redis_server import redis_server
 from tests.redis_server import required as redis_required
 
-LANGUAGES = {"bash", "python", "yaml", "text", "json", "expression", "mermaid"}
+LANGUAGES = {"bash", "python", "yaml", "dockerfile", "text", "json", "expression", "mermaid"}
 
 DRAWINGS = {
     ("README.md", "mermaid"): "a drawing",
@@ -30,12 +33,16 @@ DRAWINGS = {
 }
 """Blocks that show and say nothing to do, by page and language."""
 
-ELSEWHERE = {"docs/job-folder.md": "tests/unit/store/test_page.py"}
+ELSEWHERE = {
+    "docs/job-folder.md": "tests/unit/store/test_page.py",
+    "docs/containers.md": "tests/containers/test_page.py",  # needs an engine
+    "docs/stack.md": "tests/containers/test_compose.py",  # the same
+}
 """Pages whose blocks a test beside the code reads."""
 
 NEED = {
     "README.md": "a stack of the page's own, and the package as it would be installed",
-    "docs/operations.md": "a server",
+    "docs/operations.md": "a server, and PostgreSQL and redis-server that nobody uses yet",
     "docs/batch-flows.md": "a server, and a work pool `local` with a worker",
     "docs/jobs.md": "a server, and a work pool `local` with a worker",
     "docs/patterns/batch-task.md": "a server",
@@ -134,15 +141,26 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
+@pytest.fixture
+def servers() -> Iterator[ExitStack]:
+    """What else a page needs, until the reader has left it."""
+    with ExitStack() as started:
+        yield started
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("page", [name for name in NEED if name != "README.md"])
 def test_a_page_for_a_running_prefect_does_what_it_says(
-    page: str, reader: Reader, prefect: Stack, installed: Path
+    page: str, servers: ExitStack, reader: Reader, prefect: Stack, installed: Path, tmp_path: Path
 ) -> None:
     reader.environment = environment(installed, prefect.environment)
     if "redis-server" in NEED[page]:
         redis_required()
         reader.instead = {"6379": free_port()}
+    if "PostgreSQL and" in NEED[page]:
+        redis_required()
+        postgres, redis = servers.enter_context(postgres_server()), servers.enter_context(redis_server(tmp_path))
+        reader.instead = {"5432": str(postgres.port), "6379": redis.split(":")[2][:-2], "4300": free_port()}
     if "a port" in NEED[page]:
         reader.instead = {"8900": free_port()}
     if "`local`" in NEED[page]:
@@ -177,7 +195,8 @@ def test_every_block_has_somebody_who_runs_it() -> None:
         if block.language in ("text", "mermaid") and (block.page, block.language) in DRAWINGS:
             continue
         assert block.language != "mermaid", f"{block}: a drawing must be named in DRAWINGS"
-        assert block.language not in ("yaml",) or file_name(block), f"{block}: `# name` says which file it is"
+        is_file = block.language in ("yaml", "dockerfile")
+        assert not is_file or file_name(block), f"{block}: `# name` says which file it is"
 
 
 def test_blocks_that_are_read_elsewhere_are_read_there() -> None:
@@ -193,7 +212,7 @@ def test_no_fence_is_left_open_or_hidden() -> None:
 def test_commands_are_passed_over_for_listed_reasons_only() -> None:
     lines = [line for block in all_blocks() if block.language == "bash" for line in commands(block)]
     for begin in NOT_RUN:
-        if begin not in ("docker build", "git clone"):
+        if begin != "git clone":
             assert any(line.startswith(begin) for line in lines) or begin == "make bench", (
                 f"nothing begins with {begin}"
             )

@@ -1,0 +1,234 @@
+"""The stack of docker/compose.yaml, by the commands of docs/stack.md: it runs jobs, loses parts and keeps what it knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+
+import psutil
+import pytest
+import websockets
+from websockets.exceptions import ConnectionClosed
+
+from tests.containers.compose import Compose, ComposeError, section
+from tests.containers.engine import Engine
+from tests.support import eventually
+
+FLOW = '''
+import time
+from pathlib import Path
+
+from orchestrator import batch_flow
+
+
+@batch_flow
+def slow(item: dict, *, pause: float = 0) -> str:
+    """Say where an item ran: beside a worker, or in a container of its run."""
+    time.sleep(pause)
+    return "worker" if b"worker" in Path("/proc/1/cmdline").read_bytes() else "container"
+'''
+DEPLOYMENTS = {
+    "pull": [{"prefect.deployments.steps.set_working_directory": {"directory": "/jobs/flows"}}],
+    "deployments": [
+        {"name": name, "entrypoint": "slow.py:slow", "work_pool": {"name": pool}}
+        for name, pool in (("default", "local"), ("docker", "docker"))
+    ],
+}
+BOTH = json.dumps({"worker": "slow/default", "container": "slow/docker"})
+
+
+@pytest.fixture(scope="module")
+def compose(docker_engine: Engine, flow_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
+    stack = Compose(docker_engine, tmp_path_factory.mktemp("compose"), flow_image)
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.remove()
+
+
+@pytest.fixture(scope="module")
+def slow(compose: Compose) -> Compose:
+    """A batch flow of one's own on both work pools; its code lies beside the jobs."""
+    compose.put("/jobs/flows/slow.py", FLOW)
+    compose.put("/jobs/flows/prefect.yaml", json.dumps(DEPLOYMENTS))
+    compose.run("-c", "cd /jobs/flows && prefect --no-prompt deploy --all", entrypoint="sh")
+    return compose
+
+
+def items(compose: Compose, name: str, each: int) -> str:
+    """A file with as many items for either kind of worker."""
+    lines = [json.dumps({"where": where, "number": n}) for where in ("worker", "container") for n in range(each)]
+    compose.put(f"/jobs/flows/{name}.jsonl", "\n".join(lines) + "\n")
+    return f"/jobs/flows/{name}.jsonl"
+
+
+def results(compose: Compose, job: str) -> list[tuple[int, str]]:
+    """Number and result of each item that succeeded."""
+    said = compose.run("results", job, "--json").stdout
+    return [(found["index"], found["result"]) for found in json.loads(said) if found["outcome"] == "succeeded"]
+
+
+def at(time: str) -> datetime:
+    return datetime.fromisoformat(time[:19])
+
+
+def test_one_command_brings_everything_up_in_good_health(compose: Compose) -> None:
+    assert compose.unwell() == {}
+    migrated = at(compose.service("migrate").attrs["State"]["FinishedAt"])
+    for server in ("api-1", "api-2", "background"):
+        assert at(compose.service(server).attrs["State"]["StartedAt"]) >= migrated
+    names = {found["name"] for found in compose.ask("POST", "/work_pools/filter", {})}
+    assert {"local", "docker"} <= names
+    for name in ("local", "docker"):
+        eventually(lambda: compose.ask("GET", f"/work_pools/{name}")["status"] == "READY", 120, f"{name} has a worker")  # noqa: B023
+    assert compose.ask("GET", "/deployments/name/orchestrate/default")["work_pool_name"] == "local"
+    assert compose.ask("GET", "/deployments/name/source-metrics/docker")["work_pool_name"] == "docker"
+
+
+def test_it_is_reached_from_this_machine_alone(compose: Compose) -> None:
+    listening = {
+        (c.laddr.port, c.laddr.ip)
+        for c in psutil.net_connections("inet")
+        if c.status == psutil.CONN_LISTEN and c.laddr.port in compose.ports.values()
+    }
+    assert {port for port, _ in listening} == set(compose.ports.values())
+    assert {ip for _, ip in listening} == {"127.0.0.1"}
+
+
+def test_without_the_password_there_is_nothing_to_see(compose: Compose) -> None:
+    assert compose.refused(None) == 401
+    assert compose.refused("admin:wrong") == 401
+    assert compose.refused(compose.secrets["PREFECT_AUTH"]) == 200
+    wrong = compose.run("doctor", env={"PREFECT_API_AUTH_STRING": "admin:wrong"}, check=False)
+    assert wrong.returncode == 3
+    assert b"PREFECT_API_AUTH_STRING" in wrong.stdout + wrong.stderr
+
+
+@pytest.mark.parametrize("path", ["/events/out", "/logs/out"])
+async def test_websockets_pass_the_one_address_with_the_password_only(compose: Compose, path: str) -> None:
+    url = compose.api_url.replace("http://", "ws://") + path
+    for token, welcome in ((compose.secrets["PREFECT_AUTH"], True), ("admin:wrong", False)):
+        async with websockets.connect(url, subprotocols=[websockets.Subprotocol("prefect")], proxy=None) as socket:
+            await socket.send(json.dumps({"type": "auth", "token": token}))
+            if welcome:
+                assert json.loads(await socket.recv())["type"] == "auth_success"
+            else:
+                with pytest.raises(ConnectionClosed):
+                    await socket.recv()
+
+
+@pytest.mark.parametrize("secret", ["PREFECT_AUTH", "POSTGRES_PASSWORD", "REDIS_PASSWORD"])
+def test_nothing_starts_without_a_secret(compose: Compose, secret: str) -> None:
+    compose.write_environment(**{secret: ""})
+    try:
+        with pytest.raises(ComposeError, match=rf"{secret}.*set it in docker/\.env"):
+            compose("config")
+    finally:
+        compose.write_environment()
+
+
+def test_servers_alone_know_the_database(compose: Compose) -> None:
+    """What workers know, every run knows: they hand their settings on."""
+    for service in ("worker-process", "worker-docker"):
+        environment = "\n".join(compose.service(service).attrs["Config"]["Env"])
+        assert compose.secrets["POSTGRES_PASSWORD"] not in environment
+        assert compose.secrets["REDIS_PASSWORD"] not in environment
+
+
+def test_the_page_s_first_job_runs_in_containers(compose: Compose) -> None:
+    said = compose.read([line for line in section("Start") if "run --rm" in line])
+    assert "first" in said
+    assert compose.report("first")["verdict"] == "completed"
+
+
+def test_one_job_runs_on_both_kinds_of_worker(slow: Compose) -> None:
+    file = items(slow, "both", 4)
+    slow.run("run", "--deployment", BOTH, "--group-by", "where", "--items", file, "--batch-size", "2",
+             "--max-in-flight", "2", "--job-id", "both", "--detach")  # fmt: skip
+    report = eventually(lambda: over(slow, "both"), 300, "the job is over")
+    assert report["verdict"] == "completed"
+    assert results(slow, "both") == [(n, "worker") for n in range(4)] + [(n, "container") for n in range(4, 8)]
+    runs = slow.runs(tags={"all_": ["job:both"]})
+    pools = sorted(run["work_pool_name"] for run in runs if run["state_type"] == "COMPLETED" and "/" in run["name"])
+    assert pools == ["docker", "docker", "local", "local"]
+    eventually(lambda: not slow.child_containers(), 60, "containers of child runs are gone")
+
+
+def over(compose: Compose, job: str) -> Any:
+    """Its report; None while it is not over."""
+    done = compose.run("report", job, "--json", check=False)
+    return json.loads(done.stdout) if done.returncode in (0, 1, 4) and done.stdout.strip() else None
+
+
+def test_a_job_loses_an_api_server_and_a_worker_in_the_middle_and_ends_whole(slow: Compose) -> None:
+    file = items(slow, "lossy", 6)
+    silence = {"ORCHESTRATOR_ALIVE_SECONDS": "4", "ORCHESTRATOR_CANCEL_DEADLINE_SECONDS": "5"}
+    with ThreadPoolExecutor(1) as thread:
+        parent = thread.submit(
+            slow.run, "run", "--deployment", BOTH, "--group-by", "where", "--items", file, "--batch-size", "2",
+            "--max-in-flight", "2", "--param", "pause=8", "--job-id", "lossy", env=silence, check=False,
+        )  # fmt: skip
+
+        def running_beside_the_worker() -> bool:
+            found = slow.runs(tags={"all_": ["job:lossy"]}, state={"type": {"any_": ["RUNNING"]}})
+            return any(run["work_pool_name"] == "local" for run in found)
+
+        eventually(running_beside_the_worker, 240, "a child run runs on the process worker")
+        slow.service("worker-process").kill()
+        slow("stop", "--timeout", "2", "api-2")
+        eventually(
+            lambda: slow.service("worker-process").attrs["State"]["Status"] == "exited", 30, "the worker is gone"
+        )
+        slow("start", "worker-process")
+        done = parent.result(420)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
+    report = slow.report("lossy")
+    assert report["items"]["succeeded"] == report["items"]["total"] == 12
+    assert [number for number, _ in results(slow, "lossy")] == list(range(12))
+    children = [run for run in slow.runs(tags={"all_": ["job:lossy"]}) if "/" in run["name"]]
+    assert len(children) > 6, "a batch was tried again"
+    slow("start", "api-2")
+    eventually(lambda: slow.unwell() == {}, 240, "everything is well again")
+
+
+def test_workers_are_scaled_by_one_command(slow: Compose) -> None:
+    def online() -> int:
+        found = slow.ask("POST", "/work_pools/local/workers/filter", {})
+        return sum(worker["status"] == "ONLINE" for worker in found)
+
+    before = online()
+    slow.read(section("Workers"))
+    eventually(lambda: online() > before, 180, "a second worker is online")
+    slow("up", "--detach", "--no-deps", "--scale", "worker-process=1", "worker-process")
+    assert len(slow.containers("worker-process")) == 1
+
+
+def test_what_it_knows_outlives_it(slow: Compose) -> None:
+    """From a backup alone, on empty volumes."""
+    known = job_of_its_own(slow, "kept")
+    slow.read(section("Backup"))
+    slow.read(section("Stop"))
+    assert slow.containers() == slow.child_containers() == []
+    assert len(slow.volumes()) == 3, "the data stay"
+    slow("down", "--volumes")
+    assert slow.volumes() == []
+    slow.read(section("Restore"))
+    slow.be_well()
+    assert known() == {"runs": 1, "succeeded": 2}
+
+
+def job_of_its_own(compose: Compose, job: str) -> Callable[[], dict[str, int]]:
+    """A small job that is over; what server and folder know of it, whenever that is asked."""
+    file = items(compose, job, 1)
+    compose.run("run", "--deployment", "slow/default", "--items", file, "--job-id", job)
+
+    def known() -> dict[str, int]:
+        runs = compose.runs(tags={"all_": [f"job:{job}"]}, state={"type": {"any_": ["COMPLETED"]}})
+        return {"runs": len(runs), "succeeded": compose.report(job)["items"]["succeeded"]}
+
+    assert known() == {"runs": 1, "succeeded": 2}
+    return known
