@@ -1,4 +1,5 @@
 """The parents that `children` compares, each in a process of its own: `python -m benchmarks.parents WHICH N AT_ONCE`.
+Ours also takes the name of another deployment.
 
 Prints what it took as JSON: wall and CPU seconds from the first request to the last, imports excluded, and the
 requests that it knows of.
@@ -32,23 +33,23 @@ async def plain_loop(children: int, at_once: int) -> dict[str, Any]:
     return {"completed": sum(ended)}
 
 
-async def ours(children: int, at_once: int) -> dict[str, Any]:
+async def ours(children: int, at_once: int, deployment: str = "bench-noop/default") -> dict[str, Any]:
     from orchestrator import orchestrate
 
     report = await orchestrate(
-        "bench-noop/default", range(children), batch_size=1, max_in_flight=at_once, on_failure="return"
+        deployment, range(children), batch_size=1, max_in_flight=at_once, on_failure="return"
     )
     return {"completed": report.batches.completed, "api_requests": report.api_requests}
 
 
-def main(which: str, children: str, at_once: str) -> None:
+def main(which: str, children: str, at_once: str, *more: str) -> None:
     import prefect.deployments
     import prefect.flow_runs  # noqa: F401 - imported before the clock starts, for both
 
     import orchestrator.flows.call  # noqa: F401
 
     wall, cpu = time.monotonic(), time.process_time()
-    found = asyncio.run({"plain": plain_loop, "ours": ours}[which](int(children), int(at_once)))
+    found = asyncio.run({"plain": plain_loop, "ours": ours}[which](int(children), int(at_once), *more))
     found |= {"wall": time.monotonic() - wall, "cpu": time.process_time() - cpu}
     print(json.dumps(found))
 

@@ -148,6 +148,17 @@ def deployments_of(folder: str) -> Callable[[], str]:
     return block
 
 
+def docker_variables() -> str:
+    """Every job variable of our docker pools, its default and meaning."""
+    from orchestrator.stack.containers import docker_template
+
+    first = ("image", "command", "mem_limit", "volumes", "user", "env")
+    known: Mapping[str, Any] = docker_template()["variables"]["properties"]
+    names = [*first, *(name for name in known if name not in first)]
+    rows = [(f"`{name}`", _default(known[name].get("default")), str(known[name]["description"])) for name in names]
+    return _table(("job variable", "default", "meaning"), rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "task-groups-code": example("deployments/task_groups.py"),
     "existing-code": example("deployments/existing.py"),
@@ -162,6 +173,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "images-code": example("deployments/image_batch.py", whole_path=True),
     "images-service": example("deployments/services/thumbnails.py", whole_path=True),
     "queue-code": example("deployments/queue_batch.py"),
+    "docker-variables": docker_variables,
     "state-diagram": state_diagram,
     "stages": stage_table,
     "settings": settings_table,

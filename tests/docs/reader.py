@@ -34,6 +34,7 @@ NOT_RUN = {
     "make demo": "takes minutes; tests/e2e run `orchestrator demo` itself",
     "make test": "this test is part of it",
     "make bench": "takes minutes; benchmarks/README.md keeps what it printed",
+    "docker build -f docker/Dockerfile": "done: the tests build that image by the same command",
     "pip install": "done: the program and the library come from a wheel of this checkout, installed without an index",
 }
 """Commands that the reader passes over, by how they begin, each with its reason."""
@@ -48,7 +49,7 @@ UNTIL_STOPPED = {
 }
 """Commands that run until Ctrl-C, and what they print when they are ready."""
 
-_FILE = re.compile(r"# (?P<name>[\w./-]+\.(?:py|yaml|toml|txt|csv|jsonl))\n")
+_FILE = re.compile(r"# (?P<name>[\w./-]+\.(?:py|yaml|toml|txt|csv|jsonl)|Dockerfile)\n")
 
 
 def commands(block: Block) -> list[str]:
