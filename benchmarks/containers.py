@@ -1,7 +1,7 @@
 """What a child run in a container costs beside one in a process: the same batch flow, parent and server, in turns.
 
 With an image of this checkout under its tag (docs/containers.md) and an engine on this machine whose cgroups can be
-read; nobody else may use the engine meanwhile. Children do nothing, so that what is measured is what it takes to run them.
+read; nobody else may use the engine meanwhile. Children do nothing: what is measured is what it takes to run them.
 """
 
 from __future__ import annotations
