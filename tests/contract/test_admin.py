@@ -14,6 +14,7 @@ from orchestrator.engine import admin as admin_door
 from orchestrator.engine.admin import open_admin
 from orchestrator.errors import ConfigurationError, EngineError
 from orchestrator.stack import Stack
+from orchestrator.stack.containers import docker_template
 
 pytestmark = pytest.mark.real
 
@@ -47,6 +48,28 @@ async def test_a_process_pool_is_created_once_and_never_taken_from_another_type(
             await client.create_work_pool(WorkPoolCreate(name=f"{name}-d", type="docker"))
         with pytest.raises(ConfigurationError, match="docker"):
             await admin.ensure_pool(f"{name}-d")
+
+
+async def test_a_docker_pool_says_what_its_containers_are_made_from_and_see(stack: Stack) -> None:
+    name = f"admin-{uuid.uuid4().hex[:8]}"
+    async with open_admin() as admin:
+        template = docker_template(image="mine:1", volumes=["/srv/jobs:/srv/jobs"])
+        assert await admin.ensure_pool(name, "docker", template) is True
+        assert await admin.ensure_pool(name, "docker", template) is False
+        pool = await admin.pool(name)
+        assert pool is not None
+        assert (pool.type, pool.image) == ("docker", "mine:1")
+        assert pool.sees("/srv/jobs/a", {})
+        assert not pool.sees("/srv", {})
+        assert not pool.sees("/srv/jobs", {"volumes": []})
+        async with get_client() as client:
+            flow = await client.create_flow_from_name(name)
+            await client.create_deployment(flow, "plain", work_pool_name=name)
+            await client.create_deployment(flow, "own", work_pool_name=name, job_variables={"volumes": ["x:/data"]})
+        plain, own = [await admin.find_deployment(f"{name}/{which}") for which in ("plain", "own")]
+    assert (plain.sees("/srv/jobs"), plain.sees("/data")) == (True, False)
+    assert (own.sees("/srv/jobs"), own.sees("/data")) == (False, True)
+    assert plain.sees("/data", {"volumes": ["x:/data"]})
 
 
 async def test_a_run_is_started_and_read_again(stack: Stack) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.cli.app import run
 from orchestrator.stack import Stack
+from orchestrator.stack.containers import docker_template
 from tests.e2e.conftest import Program, write_items
 
 GOOD = [{"n": n} for n in range(4)]
@@ -152,6 +153,29 @@ def test_deploy_names_the_pools_there_are(stack: Stack, capfd: pytest.CaptureFix
     assert "--create-pool" in err
     assert run(["deploy", "--pool", "test-pool", "--image", "x"]) == 2
     assert "image" in capfd.readouterr().err
+
+
+def test_deploy_wants_a_docker_pool_to_mount_a_local_folder(
+    stack: Stack, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pool = {"name": "mounts-nothing", "type": "docker", "base_job_template": docker_template()}
+    stack.request("POST", "/work_pools/", pool)
+    try:
+        assert run(["deploy", "--pool", "mounts-nothing", "--storage", str(tmp_path)]) == 2
+    finally:
+        stack.request("DELETE", "/work_pools/mounts-nothing")
+    assert f"""--job-variable 'volumes=["{tmp_path}:{tmp_path}"]'""" in capfd.readouterr().err
+
+
+def test_up_with_containers_wants_an_engine(lonely: Program, tmp_path: Path) -> None:
+    lonely.environment["DOCKER_HOST"] = f"unix://{tmp_path}/nobody.sock"
+    done = lonely("up", "--docker", "--home", str(tmp_path / "stack"))
+    assert done.code == 2
+    assert f"no Docker engine answers at unix://{tmp_path}/nobody.sock" in done.err
+    assert "export DOCKER_HOST=" in done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "stack").exists()
+    assert "--docker" in lonely("up", "--image", "mine:1").err
 
 
 def test_doctor_finds_what_is_wrong_and_says_what_to_do(
