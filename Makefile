@@ -3,6 +3,7 @@
 #   make demo      see it work: a Prefect of its own, the demo job, the report       (ARGS="--trip", ARGS="--keep")
 #   make test      lint, types, import rules, all tests                              (ARGS="-k words" narrows the tests)
 #   make lint      the first three of these
+#   make test-slow    the tests that `make test` leaves out for their length: patterns, UI, pages, faults
 #   make containers  the tests with real containers; needs a Docker engine
 #   make bench     measurements, as printed in benchmarks/README.md                  (NAME=window for one of them)
 #   make chaos     faults on a real stack, with a checker             (ARGS="--seed 7")
@@ -15,7 +16,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test containers lint bench chaos simulate crash-points canary lock clean
+.PHONY: help demo test test-slow containers lint bench chaos simulate crash-points canary lock clean
 
 # The first Python that is new enough; name another with PYTHON=...
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -42,6 +43,9 @@ lint: .venv/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+test-slow: .venv/.dev
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow --durations=15 $(ARGS)
 
 containers: .venv/.dev
 	@$(BIN)/python -m pytest tests/containers -m containers --durations=15 $(ARGS)

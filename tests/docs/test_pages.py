@@ -42,6 +42,7 @@ ELSEWHERE = {
 
 NEED = {
     "README.md": "a stack of the page's own, and the package as it would be installed",
+    "docs/cloud.md": "a server",
     "docs/operations.md": "a server, and PostgreSQL and redis-server that nobody uses yet",
     "docs/batch-flows.md": "a server, and a work pool `local` with a worker",
     "docs/jobs.md": "a server, and a work pool `local` with a worker",
@@ -54,6 +55,9 @@ NEED = {
     "docs/patterns/queue.md": "a server, a work pool `local` with a worker, and redis-server",
 }
 """What a page's blocks need besides a folder."""
+
+QUICK = {"README.md", "docs/cloud.md", "docs/jobs.md", "docs/operations.md", "docs/patterns/batch-task.md"}
+"""Those of them that `make test` reads; the others are left to `make test-slow`."""
 
 pytestmark = [pytest.mark.docs, pytest.mark.timeout(900)]
 
@@ -149,7 +153,10 @@ def servers() -> Iterator[ExitStack]:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("page", [name for name in NEED if name != "README.md"])
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in NEED if n != "README.md"],
+)
 def test_a_page_for_a_running_prefect_does_what_it_says(
     page: str, servers: ExitStack, reader: Reader, prefect: Stack, installed: Path, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from tests.integration.job_support import MARKS, await_end, deploy_parent, start
 from tests.prefect_stack import POOL
 from tests.support import eventually
 
-pytestmark = [*MARKS, pytest.mark.timeout(600)]
+pytestmark = [*MARKS, pytest.mark.slow, pytest.mark.timeout(600)]
 
 FLOWS = ("task-groups/default", "archive/default", "monthly/default", "transcode/default")
 HEAVY = "heavy"

@@ -24,7 +24,7 @@ from tests.integration.job_support import MARKS, await_end, deploy_parent, start
 from tests.prefect_stack import POOL
 from tests.support import eventually
 
-pytestmark = MARKS
+pytestmark = [*MARKS, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 LIMIT = 4
 LIMITS = {

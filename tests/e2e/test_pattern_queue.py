@@ -25,7 +25,7 @@ from tests.redis_server import redis_server, required
 from tests.support import eventually
 from tests.videos import library, replace
 
-pytestmark = MARKS
+pytestmark = [*MARKS, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 BAD = {f"id-{n:02}" for n in range(60) if n % 10 == 7}
 

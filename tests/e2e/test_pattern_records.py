@@ -33,7 +33,7 @@ from tests.postgres import postgres_server
 from tests.prefect_stack import POOL
 from tests.support import eventually
 
-pytestmark = [pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 FLOWS = ("records-ingest/default", "records-transform/default", "records-publish/default",
          "records-nightly/publish")  # fmt: skip

@@ -23,7 +23,7 @@ from tests.prefect_stack import POOL
 from tests.support import eventually
 from tests.videos import CLIPS, clip, frames_of, library, replace
 
-pytestmark = MARKS
+pytestmark = [*MARKS, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 
 

@@ -134,7 +134,7 @@ def test_the_server_can_die_and_come_back_on_the_same_port_with_its_data(stack_f
     assert stack.request("GET", "/work_pools/kept")["concurrency_limit"] == 3
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_no_process_outlives_the_one_that_started_the_stack(how: signal.Signals, tmp_path: Path) -> None:
     program = textwrap.dedent(
         """

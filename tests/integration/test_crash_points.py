@@ -406,6 +406,7 @@ def ended(
                 future.cancel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.timeout(900)
 def test_a_job_whose_parents_are_killed_loses_nothing_and_does_nothing_twice(

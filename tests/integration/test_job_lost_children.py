@@ -45,6 +45,7 @@ def test_a_child_that_always_dies_uses_its_attempts_up_and_its_item_is_unknown(
     assert job.started() == [0, 0, 1]
 
 
+@pytest.mark.slow
 def test_an_item_that_kills_every_run_is_found_and_fails_alone(work: str, job: Watched, quick_stop: float) -> None:
     what = [{"n": n, "die": n == 2} for n in range(5)]
     report = orchestrate_sync(work, what, batch_size=5, kill_switch=None, on_failure="return", **job.request)

@@ -235,6 +235,7 @@ def test_a_server_that_died_and_came_back_while_there_was_no_parent_knows_the_ch
     check_runs(job, [(0, 0), (1, 0), (2, 0)])
 
 
+@pytest.mark.slow
 def test_a_job_survives_the_loss_of_the_whole_machine(lonely: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     job, stack = lonely, lonely.stack
     for name, value in {"ALIVE": "2", "CANCEL_DEADLINE": "3", "FENCE": "1", "ITEM_GRACE": "2"}.items():

@@ -18,7 +18,7 @@ from tests.integration.job_support import MARKS
 from tests.security.conftest import AUTH, HERE
 from tests.support import eventually
 
-pytestmark = MARKS
+pytestmark = [*MARKS, pytest.mark.slow]
 
 PLAIN = "tok-7f(3)*b_[x].y|z^$"
 LINES = "-----BEGIN KEY-----\nMIIEpAIBAAKCAQEA1x\nqwertyuiopasdfgh\n-----END KEY-----"

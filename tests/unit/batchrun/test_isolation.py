@@ -126,6 +126,7 @@ def test_what_is_no_signal_is_left_as_it_is(how: str):
     assert with_signal(how) == how
 
 
+@pytest.mark.slow
 def test_two_such_items_are_found_one_after_the_other(tmp_path: Path):
     values = [{"n": n, "kills": n in (1, 2), "trace": str(tmp_path / "trace")} for n in range(4)]
     job = StagedJob(tmp_path / "job", values)
@@ -134,6 +135,7 @@ def test_two_such_items_are_found_one_after_the_other(tmp_path: Path):
     assert words == ["succeeded", "failed", "failed", "succeeded"]
 
 
+@pytest.mark.slow
 def test_it_can_be_switched_off(tmp_path: Path):
     values = [{"n": n, "kills": n == 0, "trace": str(tmp_path / "trace")} for n in range(2)]
     job = StagedJob(tmp_path / "job", values, isolate_crashing_items=False)
