@@ -21,7 +21,8 @@ class Settings(BaseSettings):
 
     storage: str | None = Field(
         default=None,
-        description="fsspec URL under which job folders live; by default `jobs` in a folder of PREFECT_HOME.",
+        description="fsspec URL or block:TYPE/NAME under which job folders live; by default `jobs` in a folder of "
+        "PREFECT_HOME.",
     )
     parent_deployment: str = Field(
         default="orchestrate/default", description="Name of the deployed parent that `run --detach` triggers."

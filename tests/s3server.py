@@ -23,6 +23,15 @@ class S3Server:
 
     endpoint: str
 
+    def block_settings(self, key: str = "testing", secret: str = "testing") -> dict[str, object]:
+        """The same for a block: what fsspec's file system is given, whatever the environment says."""
+        return {
+            "key": key,
+            "secret": secret,
+            "endpoint_url": self.endpoint,
+            "client_kwargs": {"region_name": "us-east-1"},
+        }
+
     @property
     def environment(self) -> dict[str, str]:
         return {

@@ -15,6 +15,7 @@ from orchestrator.batchrun.ending import Ending, ending, sentence
 from orchestrator.batchrun.fence import Fence
 from orchestrator.batchrun.isolation import order, with_signal
 from orchestrator.batchrun.options import JobSettings, Options
+from orchestrator.batchrun.reaching import UnreachableError, reach, unreachable
 from orchestrator.batchrun.recorder import printable
 from orchestrator.core.model import BatchReference, Counts, EndReason, Item, ItemOutcome, StopMode
 from orchestrator.errors import ConfigurationError, JobConflictError, RunDiedError, StoreUnavailableError
@@ -46,15 +47,19 @@ class Direct(Run):
 
 
 class Attempt(Run):
-    """One attempt at a batch of a job, by reference."""
+    """One attempt at a batch of a job, by reference.
 
-    def __init__(self, reference: BatchReference, chosen: Chosen, door: Door) -> None:
+    Args:
+        folder: Of the job, which this run reaches.
+    """
+
+    def __init__(self, reference: BatchReference, folder: JobFolder, chosen: Chosen, door: Door) -> None:
         super().__init__(chosen, door)
         self.reference = reference
         self.job, self.batch, self.attempt = reference.job, reference.batch, reference.attempt
         self.total = reference.count
         self.tags: tuple[str, ...] = ()
-        self._folder = JobFolder(reference.folder)
+        self._folder = folder
         self._ledger: Ledger | None = None
         self._died: dict[int, int | None] = {}
         self._fence: Fence | None = None
@@ -64,7 +69,7 @@ class Attempt(Run):
 
         Raises:
             JobConflictError: the job is over, this attempt ended before, or the folder holds another job.
-            JobNotFoundError, StorageError, StoreUnavailableError: the folder cannot be read.
+            StorageError, StoreUnavailableError: the folder cannot be read, or not written.
         """
         folder, reference = self._folder, self.reference
         record = folder.read_job()
@@ -271,6 +276,16 @@ class Attempt(Run):
 # ---------------------------------------------------------------------- composition
 
 
+def _begin(reference: BatchReference, chosen: Chosen, door: Door) -> Attempt | Ending:
+    """The attempt, opened; an ending when nothing is to be run, or the job folder is out of reach."""
+    try:
+        attempt = Attempt(reference, reach(reference.folder), chosen, door)
+        refused = attempt.open()
+    except (UnreachableError, StoreUnavailableError) as error:
+        return unreachable(reference.folder, error, door)
+    return attempt if refused is None else refused
+
+
 def run_batch(reference: BatchReference, chosen: Chosen, door: Door) -> Ending:
     """One attempt at a batch with a sync function.
 
@@ -278,10 +293,9 @@ def run_batch(reference: BatchReference, chosen: Chosen, door: Door) -> Ending:
         ConfigurationError: see `Attempt.open`.
         BaseException: what terminated the run; the ledger is closed by then.
     """
-    attempt = Attempt(reference, chosen, door)
-    refused = attempt.open()
-    if refused is not None:
-        return refused
+    attempt = _begin(reference, chosen, door)
+    if isinstance(attempt, Ending):
+        return attempt
     with door.tagged(attempt.tags):
         attempt.conduct()
     return attempt.finish()
@@ -289,10 +303,9 @@ def run_batch(reference: BatchReference, chosen: Chosen, door: Door) -> Ending:
 
 async def arun_batch(reference: BatchReference, chosen: Chosen, door: Door) -> Ending:
     """One attempt at a batch with an async function; see `run_batch`. Storage is read outside of the loop."""
-    attempt = await asyncio.to_thread(Attempt, reference, chosen, door)
-    refused = await asyncio.to_thread(attempt.open)
-    if refused is not None:
-        return refused
+    attempt = await asyncio.to_thread(_begin, reference, chosen, door)
+    if isinstance(attempt, Ending):
+        return attempt
     with door.tagged(attempt.tags):
         await attempt.aconduct()
     return await asyncio.to_thread(attempt.finish)

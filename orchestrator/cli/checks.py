@@ -15,7 +15,7 @@ from orchestrator.engine.masking import SHORTEST, too_short
 from orchestrator.errors import ConfigurationError
 from orchestrator.flows.plan import SQLITE_IN_FLIGHT
 from orchestrator.settings import Settings
-from orchestrator.store import is_local, open_store, probe
+from orchestrator.store import local_path, open_store, probe
 
 TRIED = "3.8"  # the Prefect series that the tests cover
 
@@ -87,13 +87,12 @@ def _packages(found: Findings) -> None:
 async def _storage(found: Findings, storage: str | None) -> str | None:
     try:
         root = storage_root(storage)
-        await asyncio.to_thread(probe, open_store(root))
+        await asyncio.to_thread(lambda: probe(open_store(root)))
+        local = await asyncio.to_thread(local_path, root) is not None
     except ConfigurationError as e:
         found.problem(str(e))
         return None
-    kind = (
-        "a folder of this machine: child runs must start on it (process pools)" if is_local(root) else "shared storage"
-    )
+    kind = "a folder of this machine: child runs must start on it (process pools)" if local else "shared storage"
     found.ok(f"job folders can be written to {root}, {kind}")
     return root
 
@@ -163,9 +162,10 @@ async def _deployment(
         found.ok(f"{name} is a batch flow")
     else:
         found.tight(f"{name} is no batch flow: pass items by value, --pass-items-as list:NAME")
-    if root is not None and is_local(root) and not deployment.sees(root):
+    folder = await asyncio.to_thread(local_path, root) if root is not None else None
+    if folder is not None and not deployment.sees(folder):
         found.problem(
-            f"{name} runs on a {deployment.pool_type} pool, which cannot see {root}: use a URL, --storage s3://bucket/jobs"
+            f"{name} runs on a {deployment.pool_type} pool, which cannot see {folder}: use a URL, --storage s3://bucket/jobs"
         )
     if deployment.concurrency_limit is not None:
         found.tight(

@@ -7,10 +7,13 @@ import socket
 from typing import Any
 
 from orchestrator.core.machine.controls import Standing
+from orchestrator.engine.blocks import place_of
 from orchestrator.errors import JobNotFoundError
 from orchestrator.settings import Settings
-from orchestrator.store import JobFolder, absolute_url, job_folder_url
+from orchestrator.store import JobFolder, absolute_url, job_folder_url, register_scheme
 from orchestrator.store.inventory import FolderFacts, FolderKind, look
+
+register_scheme("block", place_of)
 
 
 def storage_root(storage: str | None) -> str:

@@ -107,7 +107,11 @@ Reason = Annotated[str, flag("--reason", "Why; shown to everybody who looks at t
 
 Storage = Annotated[
     str | None,
-    flag("--storage", "fsspec URL under which job folders lie. Default: a folder in PREFECT_HOME.", group=PLACE),
+    flag(
+        "--storage",
+        "fsspec URL or block:TYPE/NAME under which job folders lie. Default: a folder in PREFECT_HOME.",
+        group=PLACE,
+    ),
 ]
 Json = Annotated[bool, flag("--json", "Print the result as JSON.", group=OUTPUT)]
 Detach = Annotated[

@@ -41,6 +41,10 @@ class Phase(StrEnum):
 _TERMINAL = frozenset({Phase.COMPLETED, Phase.FAILED, Phase.CRASHED, Phase.CANCELLED})
 
 
+UNREACHABLE = "Unreachable"
+"""Name of the Failed state of a child run that did not reach the job folder: it cannot say so there."""
+
+
 class ItemOutcome(StrEnum):
     """How an item ended; exactly one holds for each staged item of a finished job."""
 

@@ -1,7 +1,7 @@
 """Secrets leave in nothing that we write: their values are replaced before a text goes anywhere.
 
 Secret are the values of Prefect's own SecretStr settings (API key, auth string, database password), of the environment
-variables a setting of ours names, and the user info of any URL.
+variables a setting of ours names, the credentials of blocks that were read, and the user info of any URL.
 """
 
 from __future__ import annotations
@@ -26,22 +26,30 @@ _USER_INFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.\-]*://)[^/\s'\"<>@]+@"
 
 
 class Masker:
-    """Replaces what is secret; compiled once, cheap for every text after that.
+    """Replaces what is secret; compiled once (and when a secret was learnt), cheap for every text after that.
 
     Args:
         names: Environment variables whose values are secret too.
     """
 
     def __init__(self, names: Sequence[str] = ()) -> None:
-        values = {os.environ.get(name, "") for name in names}
-        values.update(_known_secrets())
+        self._names = tuple(names)
+        self._compile()
+
+    def _compile(self) -> None:
+        learnt = _learnt
+        values = {os.environ.get(name, "") for name in self._names}
+        values.update(_known_secrets(), learnt)
         forms = {form for value in values if len(value) >= SHORTEST for form in _forms(value)}
         longest_first = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
         self._secrets = re.compile(longest_first) if forms else None
         # Looks without moving on, so that two secrets that overlap in a text are both found.
         self._each = re.compile(f"(?=({longest_first}))") if forms else None
+        self._learnt = learnt
 
     def __call__(self, text: str) -> str:
+        if self._learnt is not _learnt:
+            self._compile()
         if self._secrets is not None and self._each is not None and self._secrets.search(text):
             text = _without(text, (found.span(1) for found in self._each.finditer(text)))
         return _USER_INFO.sub(rf"\g<scheme>{MASK}@", text) if "://" in text else text
@@ -79,6 +87,13 @@ def mask(text: str, names: Sequence[str] = ()) -> str:
     return masker(tuple(names))(text)
 
 
+def keep_secret(values: Iterable[str]) -> None:
+    """Mask these values too, from now on and wherever this process masks."""
+    global _learnt
+    if new := {value for value in values if len(value) >= SHORTEST} - _learnt:
+        _learnt = _learnt | new
+
+
 def masker(names: tuple[str, ...]) -> Masker:
     """The masker for those names; kept as long as their values and Prefect's settings stay what they are."""
     now = (_prefect_settings(), [os.environ.get(name) for name in names])
@@ -94,6 +109,7 @@ def too_short(names: Sequence[str]) -> list[str]:
 
 
 _kept: dict[tuple[str, ...], tuple[Any, list[str | None], Masker]] = {}
+_learnt: frozenset[str] = frozenset()  # replaced, never changed: maskers of other threads go through it
 
 
 def _without(text: str, spans: Iterable[tuple[int, int]]) -> str:

@@ -72,7 +72,7 @@ def _finish(run: FlowRun, *, cancelled: bool) -> None:
 
 async def _settle(job_id: str, root: str, run: FlowRun, cancelled: bool) -> None:
     settings = Settings()
-    folder = JobFolder(job_folder_url(root, job_id))
+    folder = await asyncio.to_thread(JobFolder, job_folder_url(root, job_id))
     if await asyncio.to_thread(folder.read_report) is not None:
         return
     record = await asyncio.to_thread(folder.read_job)

@@ -6,7 +6,7 @@ import asyncio
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from orchestrator.flows.prepare import options_of, record_of, storage_root
 from orchestrator.flows.request import JobSpec
 from orchestrator.flows.target import Target, check_groups, check_items, find_target
 from orchestrator.settings import Settings
-from orchestrator.store import JobFolder, Source, Staged, is_local, open_store, probe, stage
+from orchestrator.store import JobFolder, Source, Staged, local_path, open_store, probe, stage
 
 CHILD_REQUESTS = 28
 """HTTP requests and websockets of one no-op child run. Source: measured on Prefect 3.8.8."""
@@ -123,6 +123,6 @@ def _tight(spec: JobSpec, staged: Staged, target: Target, root: str) -> list[str
             f"{target.window} child runs at once: above about {SQLITE_IN_FLIGHT} a server on SQLite slows down; use "
             "PostgreSQL"
         )
-    if is_local(root) and staged.bytes > 1 << 30:
+    if staged.bytes > 1 << 30 and local_path(root) is not None:
         said.append(f"{staged.bytes / 1e9:.1f} GB of items will be copied into {root}")
     return said

@@ -43,8 +43,8 @@ from orchestrator.store import (
     StageOptions,
     absolute_url,
     check_job_id,
-    is_local,
     job_folder_url,
+    local_path,
     open_store,
     probe,
     stage,
@@ -128,7 +128,7 @@ async def prepare(
     say = say or (lambda line: None)
     root = storage_root(spec.storage, settings)
     job_id = spec.job_id or new_job_id()
-    folder = JobFolder(job_folder_url(root, job_id))
+    folder = await asyncio.to_thread(JobFolder, job_folder_url(root, job_id))
     record: JobRecord | None = await asyncio.to_thread(_existing, folder)
     if record is not None:
         check_same(record, spec, source)
@@ -145,7 +145,7 @@ async def prepare(
     resumed = record is not None
     warnings: tuple[str, ...] = ()
     if record is None:
-        await asyncio.to_thread(probe, open_store(root))
+        await asyncio.to_thread(lambda: probe(open_store(root)))
         created = await asyncio.to_thread(create_job, spec, source, folder, job_id, target, settings, on_staging)
         record, warnings = created[0], created[1].warnings
         await asyncio.to_thread(link_new, folder)
@@ -170,7 +170,7 @@ async def take_over(
         JobConflictError: it was stopped, tripped or failed.
         EngineUnavailableError: Prefect cannot be asked.
     """
-    folder = JobFolder(job_folder_url(root, check_job_id(job_id)))
+    folder = await asyncio.to_thread(JobFolder, job_folder_url(root, check_job_id(job_id)))
     record = await asyncio.to_thread(folder.read_job)
     spec = make_spec(**{**record.spec.get("job", {}), "job_id": job_id, "storage": root})
     if (old := await asyncio.to_thread(finished, folder, job_id)) is not None:
@@ -201,7 +201,8 @@ def create_job(
     passed(Boundary.ITEMS_STAGED)
     try:
         again = origin(folder, source.describe())
-        record = record_of(spec, source, job_id, nonce, staged, settings, is_local(folder.url), again)
+        local = local_path(folder.url) is not None
+        record = record_of(spec, source, job_id, nonce, staged, settings, local, again)
         future = folder.as_if(record)
         if isinstance(spec.deployment, dict):
             check_groups(spec, (b.group for b in future.batches()))

@@ -120,7 +120,8 @@ class Advanced(BaseModel):
         description="Name of the job: letters, digits, dots, dashes, underscores. The same id again resumes the job.",
     )
     storage: str | None = Field(
-        default=None, description="Folder or URL under which the job's own folder lies; by default from the settings."
+        default=None,
+        description="Folder, URL or block:TYPE/NAME under which the job's own folder lies; default: from the settings.",
     )
 
     @field_validator(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from orchestrator.engine.gateway import Capacity, Deployment, Gateway
 from orchestrator.engine.parameters import check_parameters
 from orchestrator.errors import ConfigurationError, SourceError, StorageError
 from orchestrator.flows.request import JobSpec, find_template, template_reason
-from orchestrator.store import JobFolder, is_local
+from orchestrator.store import JobFolder, is_local, local_path
 
 ITEMS_PARAMETERS = ("batch", "items")
 
@@ -44,14 +45,11 @@ async def find_target(spec: JobSpec, gateway: Gateway, parent: ParentRun | None,
     deployments = {group: await gateway.find_deployment(name) for group, name in spec.deployments.items()}
     advice: list[str] = []
     capacities: list[tuple[Deployment, Capacity]] = []
+    folder = await asyncio.to_thread(local_path, root)
     for deployment in {d.id: d for d in deployments.values()}.values():
         _check_flow(spec, deployment)
-        if is_local(root) and not deployment.sees(root, spec.job_variables):
-            mount = f', or mount it there: volumes ["{root}:{root}"]' if deployment.pool_type == "docker" else ""
-            raise StorageError(
-                f"{root} is a folder of this machine, which child runs on the {deployment.pool_type} pool "
-                f"{deployment.pool!r} cannot see; give a URL that both sides reach, e.g. s3://bucket/jobs{mount}"
-            )
+        if folder is not None and not spec.pass_items.by_value:
+            _check_folder(root, folder, deployment, spec)
         capacity = await gateway.capacity(deployment, spec.work_queue_name)
         for field, missing in capacity.missing_limits.items():
             raise ConfigurationError(f"{missing} (its items need it: {deployment.name})", field=field)
@@ -62,6 +60,20 @@ async def find_target(spec: JobSpec, gateway: Gateway, parent: ParentRun | None,
         advice.append(why)
     tightest = min((c for _, c in capacities), key=lambda c: c.limit if c.limit is not None else 10**9)
     return Target(deployments, tightest, window, tuple(advice))
+
+
+def _check_folder(root: str, folder: str, deployment: Deployment, spec: JobSpec) -> None:
+    if deployment.sees(folder, spec.job_variables):
+        return
+    docker = deployment.pool_type == "docker"
+    if not docker and not is_local(root):
+        return  # somebody put the path into a block for both sides; what such a pool mounts cannot be seen from here
+    mount = f', or mount it there: volumes ["{folder}:{folder}"]' if docker else ""
+    place = root if root == folder else f"{root} ({folder})"
+    raise StorageError(
+        f"{place} is a folder of this machine, which child runs on the {deployment.pool_type} pool "
+        f"{deployment.pool!r} cannot see; give a URL that both sides reach, e.g. s3://bucket/jobs{mount}"
+    )
 
 
 def _check_flow(spec: JobSpec, deployment: Deployment) -> None:

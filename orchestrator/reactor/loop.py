@@ -20,6 +20,7 @@ from orchestrator.reactor.job import Job
 from orchestrator.reactor.links import tell_first
 from orchestrator.reactor.notices import Notices
 from orchestrator.reactor.perform import Io, Performer, in_background, read_attempt
+from orchestrator.reactor.reach import Reach
 from orchestrator.reactor.recording import Recorder
 from orchestrator.reactor.showing import Showing
 from orchestrator.reactor.silence import Silence
@@ -71,12 +72,13 @@ class Reactor:
             self.state, gateway, self._events.put_nowait, poll_seconds=job.times.poll, max_waits=max_waits,
             own=job.page_run, cancelled=self._cancelled,
         )  # fmt: skip
+        self._trouble = FolderTrouble(log, unwritable)
         self._perform = Performer(
-            job, gateway, self._io, self._events.put_nowait, self._watch.nudge, lambda: self.state.stop is not None
-        )
+            job, gateway, self._io, self._events.put_nowait, self._watch.nudge, lambda: self.state.stop is not None,
+            Reach(job, self.state, self._trouble.is_recent),
+        )  # fmt: skip
         self._silence = Silence(job, self.state, self._io, self._events.put_nowait, read_at=lambda: self._watch.read_at)
         self._notices = Notices(job, self.state, self._io, log)
-        self._trouble = FolderTrouble(log, unwritable)
         self._showing = Showing(
             job, self.state, gateway, log, on_view=on_view, trouble=self._trouble,
             is_away=lambda: self._watch.unreachable_since is not None,

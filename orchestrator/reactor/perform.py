@@ -24,6 +24,7 @@ from orchestrator.errors import (
 from orchestrator.reactor.boundaries import Boundary, passed
 from orchestrator.reactor.job import Job
 
+from orchestrator.reactor.reach import Reach
 P = ParamSpec("P")
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Performer:
         nudge: Called when reading the children now would show something new.
         stopping: Whether the job stops: then a job folder that is away is not waited for so long.
     """
+        reach: Judges child runs that do not reach the job folder; None: they are attempts that were lost.
 
     def __init__(
         self,
@@ -66,8 +68,9 @@ class Performer:
         nudge: Callable[[], None],
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
+        reach: Reach | None = None,
         self._job, self._gateway, self._io, self._post, self._nudge = job, gateway, io, post, nudge
-        self._stopping = stopping
+        self._stopping, self._reach = stopping, reach
 
     async def submit(self, command: ev.Submit) -> None:
         batch, attempt = command.batch, command.attempt
@@ -169,6 +172,10 @@ class Performer:
                 self._post(ev.Closed(batch, attempt, reading))
                 return
 
+                if self._reach is not None and self._reach.concerns(command):
+                    cut_off = await self._io(self._reach.judge, command)
+                    if cut_off is not None:
+                        self._post(ev.StopRequested(cut_off))
     def _patience(self, error: Exception) -> float:
         times = self._job.times
         if isinstance(error, StorageError):  # something else than what was written there: that does not pass

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
 SAID_SECONDS = 60.0
+RECENT_SECONDS = 60.0
 
 
 class FolderTrouble:
@@ -22,7 +24,12 @@ class FolderTrouble:
         self._log, self._unwritable = log, unwritable
         self.unreadable: Exception | None = None  # the error of the last look at stops and controls
         self._said: float | None = None
+        self._at = self._last = -math.inf  # of the last look, and of the last that found something wrong
         self.now: str | None = None
+
+    def is_recent(self) -> bool:
+        """Whether something is or was wrong within the last minute; from any thread."""
+        return self.unreadable is not None or self._unwritable() is not None or self._at - self._last < RECENT_SECONDS
 
     def look(self, at: float) -> str | None:
         """What is wrong at that moment (seconds of the loop), None when nothing is; said in the log."""
@@ -31,6 +38,9 @@ class FolderTrouble:
             if error is not None:
                 self.now = f"the job folder cannot be {verb}: {_reason(error)}"
                 break
+        self._at = at
+        if self.now is not None:
+            self._last = at
         if self.now is not None and (self._said is None or at - self._said >= SAID_SECONDS):
             self._said = at
             self._log.warning("The job is held up: %s. It goes on once that is mended.", self.now)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from orchestrator.core.machine import Stage, State
 from orchestrator.core.machine import events as ev
-from orchestrator.core.model import Phase, RunId
+from orchestrator.core.model import UNREACHABLE, Phase, RunId
 from orchestrator.engine.gateway import Gateway, Run
 from orchestrator.errors import EngineError
 from orchestrator.reactor.boundaries import Boundary, passed
@@ -25,6 +25,7 @@ DIED_CHARS = 200  # most of how a run died
 logger = logging.getLogger(__name__)
 
 
+SAID_CHARS = 1200  # most of why one does not reach the job folder
 class Watch:
     """Listens to and reads the children in flight, and posts what it learns.
 
@@ -188,3 +189,5 @@ def _how_it_died(run: Run) -> str:
     if run.phase is not Phase.CRASHED or not run.message:
         return ""
     return " ".join(run.message.split()).partition(". ")[0].rstrip(".")[:DIED_CHARS]
+    if run.phase is Phase.FAILED and run.state_name == UNREACHABLE:
+        return " ".join((run.message or "").split())[:SAID_CHARS]  # it has no other place to say it

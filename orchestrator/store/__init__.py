@@ -9,6 +9,7 @@ from orchestrator.store.formats import Row
 from orchestrator.store.jsonl import NotJsonError, decode_json, encode_json
 from orchestrator.store.ledger import Carried, Ledger
 from orchestrator.store.opening import open_store, probe
+from orchestrator.store.places import Place, here, local_path, register_scheme, resolve, shown
 from orchestrator.store.primitives import (
     Entry,
     Store,
@@ -36,6 +37,7 @@ __all__ = [
     "Ledger",
     "NotJsonError",
     "OutcomeRecord",
+    "Place",
     "Row",
     "Source",
     "SourcePolicy",
@@ -48,12 +50,17 @@ __all__ = [
     "count",
     "decode_json",
     "encode_json",
+    "here",
     "is_local",
     "job_folder_url",
+    "local_path",
     "open_store",
     "parse_source",
     "probe",
     "redact",
+    "register_scheme",
+    "resolve",
+    "shown",
     "source_from_json",
     "stage",
 ]

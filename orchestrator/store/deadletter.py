@@ -18,6 +18,7 @@ from orchestrator.errors import ConfigurationError, OrchestratorError
 from orchestrator.store.folder import JobFolder
 from orchestrator.store.jsonl import encode_json
 from orchestrator.store.objects import file_system
+from orchestrator.store.places import resolve
 from orchestrator.store.primitives import absolute_url, is_local, redact
 from orchestrator.store.records import OutcomeRecord
 
@@ -77,10 +78,11 @@ def _opened(place: str) -> Iterator[IO[bytes]]:
             f"{redact(place)!r} must end in .jsonl (also .jsonl.gz), which says what is in it", field="dead_letter"
         )
     try:
-        if is_local(url):
-            yield from _local(url, pack)
+        to = resolve(url)
+        if is_local(to.url):
+            yield from _local(to.url, pack)
         else:
-            with file_system(url).open(url, "wb") as remote:
+            with file_system(to.url, to.options).open(to.url, "wb") as remote:
                 yield from _packed(remote, pack)
     except (OrchestratorError, BrokenPipeError):
         raise

@@ -28,6 +28,7 @@ from typing import IO, Any, NamedTuple
 from orchestrator.errors import SourceError, StorageError
 from orchestrator.store.jsonl import DECODER
 from orchestrator.store.objects import file_system
+from orchestrator.store.places import resolve
 from orchestrator.store.primitives import is_local, redact, scheme_of
 
 LINE_MAX_BYTES = 256 << 20  # a longer "line" is no line: somebody gave a binary file
@@ -185,6 +186,8 @@ def opened(url: str, name: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _raw(url: str) -> Iterator[IO[bytes]]:
+    place = resolve(url)
+    url = place.url
     if is_local(url):
         with open(url, "rb", buffering=_CHUNK, opener=plain_file) as file:
             yield file
@@ -197,7 +200,7 @@ def _raw(url: str) -> Iterator[IO[bytes]]:
         with answer:
             yield answer
     else:
-        fs = file_system(url)
+        fs = file_system(url, place.options)
         if fs.isdir(url) and not fs.isfile(url):
             raise IsADirectoryError(url)
         with fs.open(url, "rb") as remote:

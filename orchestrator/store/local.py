@@ -32,12 +32,16 @@ _numbers = itertools.count()
 
 
 class LocalStore:
-    """One folder of the local file system; see `Store`. Folders come to be with the first object in them."""
+    """One folder of the local file system; see `Store`. Folders come to be with the first object in them.
+
+    Args:
+        name: What it is called instead of its path.
+    """
 
     appends = True
 
-    def __init__(self, path: str) -> None:
-        self.url = path
+    def __init__(self, path: str, *, name: str | None = None) -> None:
+        self.url = name or path
         self._root = path
 
     def put(self, name: str, data: bytes) -> None:

@@ -54,19 +54,22 @@ def file_system_class(url: str) -> Any:
         ) from e
 
 
-def file_system(url: str) -> Any:
+def file_system(url: str, options: Mapping[str, Any] = {}) -> Any:
     """fsspec's file system for that URL, ours alone, without listing cache; one per process and place.
+
+    Args:
+        options: For fsspec's class, as a block gives them; they may hold secrets.
 
     Raises:
         StorageError: the protocol is unknown, its package is not installed, or it cannot be reached or set up.
     """
     kind = file_system_class(url)
-    options = kind._get_kwargs_from_urls(url)
-    place = (os.getpid(), scheme_of(url), *sorted((str(k), str(v)) for k, v in options.items()))
+    options = {**kind._get_kwargs_from_urls(url), **options}
+    place = (os.getpid(), scheme_of(url), *sorted((str(k), repr(v)) for k, v in options.items()))
     with _filesystems_lock:
         if place not in _filesystems:
             try:
-                _filesystems[place] = kind(**options, use_listings_cache=False, skip_instance_cache=True)
+                _filesystems[place] = kind(**options | {"use_listings_cache": False, "skip_instance_cache": True})
             except Exception as e:
                 # Each client library has errors of its own for what it is not content with.
                 text = " ".join(str(e).split())[:300] or type(e).__name__
@@ -81,12 +84,17 @@ def forget_file_systems() -> None:
 
 
 class ObjectStore:
-    """A prefix of an object store; see `Store`. Without append: writers put numbered segments."""
+    """A prefix of an object store; see `Store`. Without append: writers put numbered segments.
+
+    Args:
+        options: For fsspec's file system, besides what the URL and the environment say.
+        name: What it is called instead of its URL.
+    """
 
     appends = False
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None, *, name: str | None = None) -> None:
+        self.url = name or url
         if scheme_of(url) in _READ_ONLY:
             raise refuse_scheme(url, "it is read-only; use a folder, or s3://, gs://, abfs://")
         # fsspec's own stand-in for an exclusive create looks first and writes then: several can win. Only file
@@ -98,7 +106,7 @@ class ObjectStore:
             imitates = kind.pipe_file is AbstractFileSystem.pipe_file
         if imitates:
             raise refuse_scheme(url, "it cannot create a file exclusively; use a folder, or s3://, gs://, abfs://")
-        self._fs = file_system(url)
+        self._fs = file_system(url, options or {})
         self._root = str(self._fs._strip_protocol(url)).rstrip("/")
 
     def put(self, name: str, data: bytes) -> None:

@@ -8,22 +8,31 @@ from concurrent.futures import ThreadPoolExecutor
 from orchestrator.errors import StorageError, StoreUnavailableError
 from orchestrator.store.local import LocalStore
 from orchestrator.store.objects import MemoryStore, ObjectStore
+from orchestrator.store.places import resolve
 from orchestrator.store.primitives import Store, absolute_url, is_local, redact, scheme_of
 
 
 def open_store(url: str) -> Store:
-    """The store at a path, `file://`, `memory://`, or an fsspec URL. Creates nothing.
+    """The store at a path, `file://`, `memory://`, an fsspec URL, or in a block. Creates nothing.
 
     Raises:
         ConfigurationError: the URL carries user info or names no place.
-        StorageError: the kind of URL is unknown, read-only, lacks its package, or cannot create exclusively.
+        StorageError: the kind of URL is unknown, read-only, lacks its package, or cannot create exclusively; or its
+            block does not name storage.
+        EngineUnavailableError: its block cannot be read now.
     """
     whole = absolute_url(url)
-    if is_local(whole):
-        return LocalStore(whole)
-    if scheme_of(whole) == "memory":
-        return MemoryStore(whole)
-    return ObjectStore(whole)
+    place = resolve(whole)
+    if is_local(place.url):
+        return LocalStore(place.url, name=whole)
+    if scheme_of(place.url) == "memory":
+        return MemoryStore(place.url)
+    try:
+        return ObjectStore(place.url, place.options, name=whole)
+    except StorageError as e:
+        if place.url == whole:
+            raise
+        raise StorageError(f"{whole!r}: {str(e).removeprefix('storage: ')}") from e
 
 
 def probe(store: Store, *, racers: int = 6, rounds: int = 2) -> None:

@@ -18,6 +18,7 @@ from orchestrator.errors import ConfigurationError, InternalError, StorageError
 _SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 _NAME = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_BLOCK = re.compile(r"block:([a-z0-9-]+/[a-z0-9-]+)((?:/(?!\.+(?:/|$))[A-Za-z0-9._-]+)*)/*")
 _AZURE = {"abfs", "abfss", "wasb", "wasbs"}
 _JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,80}")
 
@@ -138,8 +139,27 @@ def check_job_id(job_id: str) -> str:
     return job_id
 
 
+def split_block(url: str) -> tuple[str, str] | None:
+    """The block that a URL names, `type/name`, and the path below it (""; else from its slash on); None for others.
+
+    Raises:
+        ConfigurationError: it begins as one and is none.
+    """
+    if not url.startswith("block:"):
+        return None
+    if (match := _BLOCK.fullmatch(url)) is None:
+        raise ConfigurationError(
+            f"{url[:200]!r} names no block; write block:TYPE/NAME, for example block:remote-file-system/jobs, "
+            "and what follows as plain folders",
+            field="storage",
+        )
+    return match[1], match[2]
+
+
 def scheme_of(url: str) -> str:
     """The URL's protocol in small letters; `file` for a path."""
+    if url.startswith("block:"):
+        return "block"
     match = _SCHEME.match(url)
     name = match[1].lower() if match else "file"
     return "file" if name == "local" else name
@@ -154,17 +174,23 @@ def absolute_url(url: str | os.PathLike[str], *, field: str = "storage") -> str:
     """The same place, named so that another process in another directory finds it.
 
     Args:
-        url: A path (relative, `~`), `file://...`, or any URL that fsspec knows.
+        url: A path (relative, `~`), `file://...`, any URL that fsspec knows, or `block:TYPE/NAME`.
 
     Returns:
         An absolute path for local places, else the URL; without trailing slashes.
 
     Raises:
-        ConfigurationError: user info in the URL, a chained URL, or nothing at all.
+        ConfigurationError: user info in the URL, a chained URL, no block, or nothing at all.
     """
     text = os.fspath(url)
     if not text.strip() or "\0" in text:
         raise ConfigurationError("is empty; give a folder or an fsspec URL such as s3://bucket/jobs", field=field)
+    try:
+        block = split_block(text)
+    except ConfigurationError as e:
+        raise ConfigurationError(str(e).removeprefix("storage: "), field=field) from None
+    if block is not None:
+        return f"block:{block[0]}{block[1]}"
     if "::" in text:
         raise ConfigurationError(f"{redact(text)!r} chains URLs; give the plain URL of the folder itself", field=field)
     refuse_user_info(text, field=field)

@@ -90,6 +90,8 @@ def parse_source(text: str, *, storage: str | None = None, policy: SourcePolicy 
         if kind == "range":
             return _parse_range(rest, text)
         if kind == "glob":
+            if rest.startswith("block:"):  # whoever gets one of the paths would lack the block's credentials
+                raise SourceError("a block cannot be listed as items; give a path or a URL", source=text[:100])
             return GlobSource(_place(rest, text, policy))
         if kind == "python":
             return _parse_python(rest, text, policy)

@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prefect.filesystems import LocalFileSystem, RemoteFileSystem
 
+import orchestrator.flows  # noqa: F401 - it knows who reads blocks
 from orchestrator.core.model import Counts, EndReason, Failure, ItemOutcome, StopCause, StopMode, StopRecord
 from orchestrator.errors import AttemptTakenError, InternalError, JobConflictError, JobNotFoundError
 from orchestrator.store import (
@@ -39,14 +41,28 @@ def s3() -> Iterator[S3Server]:
         yield server
 
 
-@pytest.fixture(params=["local", "memory", "s3"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+BLOCKS = [pytest.param(kind, marks=pytest.mark.real) for kind in ("block-local", "block-s3")]
+
+
+@pytest.fixture(params=["local", "memory", "s3", *BLOCKS])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     name = uuid.uuid4().hex
     if request.param == "local":
         return str(tmp_path / "jobs" / name)
     if request.param == "memory":
         return f"memory://jobs/{name}"
-    request.getfixturevalue("s3")
+    if request.param == "block-local":
+        request.getfixturevalue("stack")
+        LocalFileSystem(basepath=str(tmp_path / "jobs")).save(f"store-{name}", _sync=True)
+        return f"block:local-file-system/store-{name}/job"
+    s3 = request.getfixturevalue("s3")
+    if request.param == "block-s3":
+        request.getfixturevalue("stack")
+        for variable in s3.environment:  # what it needs is in the block
+            monkeypatch.delenv(variable, raising=False)
+        block = RemoteFileSystem(basepath="s3://jobs/blocks", settings=s3.block_settings())
+        block.save("store-s3", overwrite=True, _sync=True)
+        return f"block:remote-file-system/store-s3/{name}"
     return f"s3://jobs/{name}"
 
 

@@ -104,7 +104,7 @@ class RunSeen:
     phase: Phase
     started: bool = False
     state_name: str = ""
-    message: str = ""  # how it died, in Prefect's words, when it crashed
+    message: str = ""  # how it died, in Prefect's words, when it crashed; why it does not reach the job folder
 
 
 @dataclass(frozen=True, slots=True)

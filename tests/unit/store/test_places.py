@@ -16,9 +16,13 @@ from orchestrator.store import (
     check_job_id,
     is_local,
     job_folder_url,
+    local_path,
     open_store,
+    places,
     probe,
     redact,
+    register_scheme,
+    resolve,
 )
 from orchestrator.store.local import LocalStore
 from orchestrator.store.objects import MemoryStore
@@ -69,6 +73,75 @@ def test_a_url_is_shown_without_its_signature() -> None:
 def test_a_job_lies_in_a_folder_of_its_name_under_the_storage() -> None:
     assert job_folder_url("s3://b/jobs/", "nightly-1") == "s3://b/jobs/nightly-1"
     assert job_folder_url("memory://", "j") == "memory://j"
+
+
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, tuple[str, dict[str, object]]]:
+    """Blocks by type and name, as somebody above this floor reads them."""
+    monkeypatch.setattr(places, "_resolvers", {})
+    known: dict[str, tuple[str, dict[str, object]]] = {
+        "local-file-system/here": (f"{tmp_path}/jobs/", {}),
+        "remote-file-system/there": ("s3://bucket/jobs/", {"key": "k", "secret": "not to be seen"}),
+        "remote-file-system/memory": ("memory://jobs", {}),
+        "remote-file-system/user-info": ("s3://key:secret@bucket/jobs", {}),
+    }
+
+    def read(block: str) -> tuple[str, dict[str, object]]:
+        if block not in known:
+            raise StorageError(f"there is no block {block!r}")
+        return known[block]
+
+    register_scheme("block", read)
+    return known
+
+
+def test_a_block_stays_its_name_wherever_it_lies(blocks: object) -> None:
+    assert absolute_url("block:local-file-system/here/") == "block:local-file-system/here"
+    assert job_folder_url("block:local-file-system/here", ".nightly-1") == "block:local-file-system/here/.nightly-1"
+    assert absolute_url("block:remote-file-system/there/team/a//") == "block:remote-file-system/there/team/a"
+    assert not is_local("block:local-file-system/here")  # what it says is read when it is opened
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["block:", "block:jobs", "block:/jobs", "block:remote-file-system/", "block:Remote/jobs", "block:a/b/../c",
+     "block:a/b/..", "block:a/b/./c", "block:a/b//c", "block:a/b c", "block://a/b", "block:a/b?x=1", "block:a/b\n"],
+)  # fmt: skip
+def test_what_names_no_block_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"storage: .* names no block; write block:TYPE/NAME"):
+        absolute_url(url)
+
+
+def test_a_block_is_opened_where_it_says(blocks: object, tmp_path: Path) -> None:
+    store = open_store("block:local-file-system/here/nightly")
+    store.put("job.json", b"{}")
+    assert (tmp_path / "jobs" / "nightly" / "job.json").read_bytes() == b"{}"
+    assert store.url == "block:local-file-system/here/nightly"
+    assert local_path("block:local-file-system/here/nightly") == f"{tmp_path}/jobs/nightly"
+    found = resolve("block:remote-file-system/there/nightly")
+    assert (found.url, found.options["key"]) == ("s3://bucket/jobs/nightly", "k")
+    assert "not to be seen" not in repr(found)
+    assert local_path("block:remote-file-system/there") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("memory", "names memory://jobs, where no other process"),
+        ("user-info", "credentials belong"),
+        ("no", "no block"),
+    ],
+)
+def test_a_block_that_names_no_place_for_jobs_is_refused(blocks: object, name: str, said: str) -> None:
+    with pytest.raises(StorageError, match=said) as caught:
+        open_store(f"block:remote-file-system/{name}")
+    assert "key:secret" not in str(caught.value)
+
+
+def test_without_anybody_who_knows_blocks_the_remedy_is_told(blocks: object) -> None:
+    places._resolvers.clear()
+    with pytest.raises(StorageError, match=r"orchestrator\.open_job"):
+        open_store("block:local-file-system/here")
 
 
 @pytest.mark.parametrize("job_id", ["", ".", "..", "a/b", "a b", "x" * 81, "é", "a\n"])

@@ -1,0 +1,119 @@
+"""The first look at the job folder: whether this run reaches it at all, and what to say when it does not.
+
+A path that is not mounted, an address that does not answer, a missing package, a block that Prefect does not know
+here: none of them gets better by a new attempt. The run ends at once, under a name that the parent knows
+(`core.model.UNREACHABLE`), and says what it saw; what becomes of the job is the parent's to decide, which sees whether
+anybody else reaches the folder.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from orchestrator.batchrun.door import Door
+from orchestrator.batchrun.ending import Ending
+from orchestrator.core.model import UNREACHABLE
+from orchestrator.errors import ConfigurationError, EngineError, JobNotFoundError, OrchestratorError
+from orchestrator.store import JobFolder, here, is_local, shown
+
+T = TypeVar("T")
+REACH_SECONDS = 15.0
+"""For storage that does not answer, or says that it cannot now; client libraries wait for minutes."""
+MISSING_SECONDS = 3.0
+"""For a folder that is not there: on network file systems a new one may be seen a little later."""
+_PAUSE_SECONDS = 0.5
+_CHARS = 600
+
+
+class UnreachableError(OrchestratorError):
+    """This run does not reach the job folder; the text is what was seen, without the folder's name."""
+
+
+def reach(url: str, *, seconds: float = REACH_SECONDS, missing_seconds: float = MISSING_SECONDS) -> JobFolder:
+    """The folder of a job, once its `job.json` was read.
+
+    Args:
+        seconds: For a folder that cannot be read now.
+        missing_seconds: For one that is not there.
+
+    Raises:
+        UnreachableError: it was not read in time, or never will be.
+    """
+    began = time.monotonic()
+
+    def look() -> JobFolder:
+        folder = JobFolder(url)
+        folder.read_job()
+        return folder
+
+    while True:
+        left = began + seconds - time.monotonic()
+        try:
+            return _within(look, left)
+        except TimeoutError:
+            raise UnreachableError(f"it gave no answer within {seconds:g} s") from None
+        except JobNotFoundError as e:
+            if time.monotonic() - began > missing_seconds:
+                raise UnreachableError(_what_is_there(url)) from e
+        except EngineError as e:  # the storage, or the Prefect that knows the block
+            if left < _PAUSE_SECONDS or isinstance(e.__cause__, PermissionError):
+                raise UnreachableError(str(e)) from e
+        except ConfigurationError as e:
+            raise UnreachableError(str(e).removeprefix("storage: ")) from e
+        time.sleep(_PAUSE_SECONDS)
+
+
+def unreachable(url: str, error: Exception, door: Door) -> Ending:
+    """How a run ends that does not reach its job folder: what was seen from where, and the remedy."""
+    what = " ".join(str(error).split())[:_CHARS].rstrip(".")
+    text = door.mask(f"cannot reach the job folder {shown(url)} from {here()}: {what}. {_remedy(url, what)}")
+    door.logger.error("This run %s", text)
+    return Ending("FAILED", UNREACHABLE, text[0].upper() + text[1:])
+
+
+def _within(function: Callable[[], T], seconds: float) -> T:
+    """What a function gives; a client library that waits is left behind after so many seconds.
+
+    Raises:
+        TimeoutError: it did not end in time.
+    """
+    future: Future[T] = Future()
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            future.set_result(context.run(function))
+        except BaseException as e:  # noqa: BLE001 - raised in the caller
+            future.set_exception(e)
+
+    threading.Thread(target=run, name="first-look", daemon=True).start()
+    return future.result(max(0.1, seconds))
+
+
+def _what_is_there(url: str) -> str:
+    """What one finds where a folder should be."""
+    if not is_local(url):
+        return "there is no such job in it"
+    path = url
+    while not os.path.isdir(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    if path == url:
+        return "the folder is there, and no job in it"
+    return f"there is no such folder, only {path}"
+
+
+def _remedy(url: str, what: str) -> str:
+    if is_local(url):
+        return (
+            "Give child runs the same folder under the same path (a volume of their containers, a shared file system "
+            "of their machines), or give the job a storage that both sides reach: s3://..., block:..."
+        )
+    if "pip install" in what or "there is no block" in what:
+        return "It is missing where child runs work, not where the parent run does"
+    return "Check the address, the network and the credentials where child runs work"
