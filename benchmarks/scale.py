@@ -37,7 +37,7 @@ def measure(batches: int) -> dict[str, float]:
 
     before = time.process_time()
     base = peak_mb()
-    with tempfile.TemporaryDirectory(prefix="orchestrator-bench-", dir=_in_memory()) as folder:
+    with tempfile.TemporaryDirectory(prefix="orchestrator-bench-", dir=in_memory()) as folder:
         store = open_store(f"{folder}/job")
         last_word = encode_json(EndRecord(EndReason.COMPLETED, Counts(succeeded=ITEMS_PER_BATCH)).to_json())
         in_child = 0.0
@@ -78,7 +78,7 @@ def peak_mb() -> float:
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-def _in_memory() -> str | None:
+def in_memory() -> str | None:
     """A folder of the file system that lives in memory, where there is one: the disk is not what is measured."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -283,14 +283,16 @@ class Backing:
     @property
     def settings(self) -> dict[str, str]:
         """Environment of the server's process, and of no other."""
-        parts = filter(None, (self.database, self.redis))
-        return {name: value for part in parts for name, value in part.settings.items()}
+        return {name: value for part in self._parts for name, value in part.settings.items()}
 
     @property
     def words(self) -> tuple[str, ...]:
         """What no text may show, the longest first."""
-        parts = filter(None, (self.database, self.redis))
-        return tuple(sorted({word for part in parts for word in part.words}, key=len, reverse=True))
+        return tuple(sorted({word for part in self._parts for word in part.words}, key=len, reverse=True))
+
+    @property
+    def _parts(self) -> Sequence[Database | Redis]:
+        return [part for part in (self.database, self.redis) if part is not None]
 
     def look(self) -> None:
         """Ask whatever is named; nothing is created but a mark in the Redis.

@@ -19,7 +19,7 @@ URL = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
         ("postgres://db/prefect", "postgresql+asyncpg://db/prefect", "db:5432/prefect"),
         ("postgresql+asyncpg://me@db/p", "postgresql+asyncpg://me@db/p", "db:5432/p"),
         ("postgresql://db/p?sslmode=require", "postgresql+asyncpg://db/p?ssl=require", "db:5432/p"),
-        ("postgresql:///p?host=/run/pg", "postgresql+asyncpg:///p?host=/run/pg", "/run/pg:5432/p"),
+        ("postgresql:///p?host=/run/pg", "postgresql+asyncpg:///p?host=%2Frun%2Fpg", "/run/pg:5432/p"),
     ],
 )  # fmt: skip
 def test_an_address_as_people_write_it_becomes_the_servers(address: str, url: str, place: str) -> None:
