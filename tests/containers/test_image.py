@@ -93,7 +93,7 @@ def test_no_build_tool_and_no_leftover_of_the_build_is_in_it(files: set[str]) ->
     assert "orchestrator" in programs
     assert not programs & {"gcc", "cc", "g++", "make", "ld", "git", "docker", "cargo"}
     assert not [name for name in files if name.startswith(("/build", "/root/.cache", "/tmp/"))]
-    assert not [name for name in files if name.endswith((".whl", ".tar.gz")) and "/ensurepip/" not in name]
+    assert not [name for name in files if name.endswith(".whl") and "/ensurepip/" not in name]
 
 
 def test_nothing_of_the_checkout_is_in_it_but_the_package_and_the_examples(files: set[str]) -> None:
