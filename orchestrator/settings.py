@@ -66,6 +66,11 @@ class Settings(BaseSettings):
         le=1000,
         description="Child runs listened to over a websocket each; the others are polled only.",
     )
+    max_requests_per_minute: int | None = Field(
+        default=None,
+        ge=20,
+        description="Most requests a minute that a parent run makes to Prefect's API; by default as many as it needs.",
+    )
     submit_concurrency: int = Field(
         default=1, ge=1, le=16, description="Child runs created at the same time; above 1 only with PostgreSQL."
     )

@@ -23,6 +23,7 @@ from orchestrator.core.model import BatchReference, EndReason, Item, ItemOutcome
 from orchestrator.core.report import Report
 from orchestrator.engine.faults import Faults
 from orchestrator.engine.memory import MemoryGateway, SimulatedEngine
+from orchestrator.engine.pace import Pace
 from orchestrator.engine.simulated import TYPICAL, Latencies, SimulatedRun
 from orchestrator.engine.virtual import run as run_virtually
 from orchestrator.errors import AttemptTakenError, ConfigurationError, InternalError, OrchestratorError
@@ -189,7 +190,8 @@ async def simulate_on(
     settings = settings or Settings()
     request.setdefault("storage", f"memory://simulation-{secrets.token_hex(4)}")
     spec = make_spec(**{"deployment": DEPLOYMENT, **request})
-    gateway = MemoryGateway(engine=engine, submit_concurrency=settings.submit_concurrency)
+    pace = Pace(spec.max_requests_per_minute or settings.max_requests_per_minute)
+    gateway = MemoryGateway(engine=engine, submit_concurrency=settings.submit_concurrency, pace=pace)
     prepared = await prepare(spec, as_source(items, storage=spec.storage), gateway, settings=settings)
     return await _run(prepared, engine, gateway, on_progress, on_reactor)
 

@@ -49,6 +49,18 @@ Items = Annotated[
         allow_leading_hyphen=True,
     ),
 ]
+RequestsPerMinute = Annotated[
+    int | None,
+    flag(
+        "--requests-per-minute",
+        "A limit that the server sets for everybody who shares it, as Prefect Cloud does: what it means for this job.",
+        group=OUTPUT,
+    ),
+]
+BatchSeconds = Annotated[
+    float,
+    flag("--batch-seconds", "How long a batch is taken to run, for `--requests-per-minute`.", group=OUTPUT),
+]
 JobId = Annotated[
     str | None,
     flag("--job-id", "The job's id; the same id and the same job resumes. By default a random one.", group=JOB),
@@ -69,6 +81,10 @@ PassItemsAs = Annotated[
     ),
 ]
 MaxInFlight = Annotated[int | None, flag("--max-in-flight", "Most child runs at once. Default 8.", group=JOB)]
+MaxRequestsPerMinute = Annotated[
+    int | None,
+    flag("--max-requests-per-minute", "Most requests to Prefect's API that the parent makes in a minute.", group=JOB),
+]
 Tags = Annotated[list[str] | None, flag("--tag", "A tag for every child run. Repeatable.", group=JOB)]
 SkipSucceededOf = Annotated[
     str | None,
@@ -128,6 +144,7 @@ class JobFlags:
     deployment: Deployment = None
     items: Items = None
     max_in_flight: MaxInFlight = None
+    max_requests_per_minute: MaxRequestsPerMinute = None
     param: Params = None
     pass_items_as: PassItemsAs = None
     tag: Tags = None

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.cli.jobs import storage_root
 from orchestrator.cli.looking import give_report, unpaused
-from orchestrator.cli.options import Detach, JobArgument, JobFlags, Json, Storage
+from orchestrator.cli.options import (
+    BatchSeconds,
+    Detach,
+    JobArgument,
+    JobFlags,
+    Json,
+    RequestsPerMinute,
+    Storage,
+)
 from orchestrator.cli.progress import LiveProgress
 from orchestrator.cli.terminal import INTERRUPTED, give, give_json, say
 from orchestrator.core.model import StopCause, StopMode, StopRecord
@@ -23,6 +31,7 @@ from orchestrator.store.jsonl import decode_json
 
 if TYPE_CHECKING:
     from orchestrator.flows.plan import Plan
+    from orchestrator.flows.requests import RequestPlan
 
 T = TypeVar("T")
 
@@ -197,16 +206,34 @@ def watched(job_id: str, storage: str | None, work: Callable[[LiveProgress], Rep
     return found.exit_code
 
 
-def plan(*, flags: JobFlags = JobFlags(), json: Json = False) -> int:  # noqa: B008 - frozen
+def plan(
+    *,
+    flags: JobFlags = JobFlags(),  # noqa: B008 - frozen
+    requests_per_minute: RequestsPerMinute = None,
+    batch_seconds: BatchSeconds = 60.0,
+    json: Json = False,
+) -> int:
     """What `run` with the same flags would do: batches, sizes, requests, and what is tight. Creates nothing."""
     from orchestrator.flows.call import plan_sync
 
-    found = plan_sync(**request_of(flags))
+    found = plan_sync(**request_of(flags), requests_per_minute=requests_per_minute, batch_seconds=batch_seconds)
     if json:
         give_json(found.to_json())
     else:
         give(_plan_text(found, flags.max_in_flight))
     return 0
+
+
+def _limit_rows(limit: RequestPlan) -> list[tuple[str, str]]:
+    fits = f"max_in_flight={limit.max_in_flight:,} fits" if limit.max_in_flight else "no child run fits"
+    return [
+        (
+            "limit",
+            f"{limit.per_minute:,} requests a minute, batches of {limit.batch_seconds:g} s: {fits}; "
+            f"{limit.parent:,} requests by the parent and {limit.children:,} by child runs take "
+            f"at least {limit.minutes:,g} min",
+        )
+    ]
 
 
 def _plan_text(found: Plan, wanted: int | None) -> str:
@@ -219,6 +246,7 @@ def _plan_text(found: Plan, wanted: int | None) -> str:
         ("batches", f"{found.batches:,} of {sizes} items, the largest of {found.largest_bytes:,} bytes"),
         ("at once", f"{found.max_in_flight:,} child runs{less}, so about {found.waves:,} one after another"),
         ("requests", f"about {children:,} by child runs, {parents:,} for them, and at most 60 a minute for watching"),
+        *(_limit_rows(found.limit) if found.limit is not None else ()),
         ("kill switch", found.kill_switch or "none"),
         ("storage", found.storage),
         *(("note", line) for line in found.warnings),

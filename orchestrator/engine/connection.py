@@ -1,4 +1,4 @@
-"""One long-lived connection to Prefect's API: counted, quickly retried, its errors translated.
+"""One long-lived connection to Prefect's API: paced, counted, quickly retried, its errors translated.
 
 Prefect's client retries by itself after 2, 4, 8 ... seconds, which is right for an outage and wrong for the brief
 "database is locked" of SQLite. Calls made through here therefore switch those retries off and retry at once.
@@ -8,10 +8,13 @@ Source: prefect client/base.py `_send_with_retry`, 3.8.8.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import httpx
@@ -21,13 +24,15 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES
 
 from orchestrator.engine.masking import Masker
-from orchestrator.engine.translate import BusyError, is_passing, is_unreachable, translate
+from orchestrator.engine.pace import Pace
+from orchestrator.engine.translate import TOO_MANY, BusyError, is_passing, is_unreachable, translate, was_turned_away
 from orchestrator.errors import EngineUnavailableError, InternalError
 
 T = TypeVar("T")
 
 READ_PAUSES = (0.2, 0.6, 1.5)
 _LONGEST_PAUSE = 60.0
+_PATIENCE_SECONDS = 600.0  # with a server that answers nothing but 429
 _BUSY = frozenset({408, 429, 502, 503})
 _quick: ContextVar[bool] = ContextVar("quick", default=False)
 
@@ -37,13 +42,15 @@ class Connection:
 
     Args:
         masker: Masks what errors say.
+        pace: Says when a request may be sent; by default whenever Prefect lets it.
 
     Attributes:
         requests: HTTP requests sent so far, retries included (and what others add: websockets).
     """
 
-    def __init__(self, masker: Masker) -> None:
+    def __init__(self, masker: Masker, pace: Pace | None = None) -> None:
         self.masker = masker
+        self.pace = pace or Pace()
         self.requests = 0
         self._client: PrefectClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -81,17 +88,21 @@ class Connection:
             EngineUnavailableError, EngineError: see `translate`.
         """
         client = await self.client()
-        for pause in (*pauses, None):
+        loop = asyncio.get_running_loop()
+        left, patient_until = iter((*pauses, None)), loop.time() + _PATIENCE_SECONDS
+        while True:
             try:
                 with self.quick():
                     return await function(client)
             except ObjectNotFound:
                 raise
             except Exception as error:
+                if was_turned_away(error) and loop.time() < patient_until:
+                    continue  # no failure: the pace holds the next one back for as long as Prefect wants
+                pause = next(left)
                 if pause is None or not is_passing(error) or is_unreachable(error):
                     raise translate(error, doing, self.masker) from error
                 await asyncio.sleep(pause_before_retry(error, pause))
-        raise InternalError("unreachable")
 
     @contextmanager
     def quick(self) -> Iterator[None]:
@@ -111,10 +122,17 @@ class Connection:
         await self._stack.aclose()
         self._client = None
 
-    async def _count(self, request: httpx.Request) -> None:
+    async def take_turn(self) -> None:
+        """Wait until one more may be sent, and count it: for what does not go through the client, as a websocket."""
+        await self.pace.take()
         self.requests += 1
 
+    async def _count(self, request: httpx.Request) -> None:
+        await self.take_turn()
+
     async def _turn_away(self, response: httpx.Response) -> None:
+        if response.status_code == TOO_MANY:
+            self.pace.hold(_retry_after(response))
         if _quick.get() and response.status_code in _BUSY:
             raise BusyError(response.status_code, _retry_after(response))
 
@@ -127,7 +145,13 @@ def pause_before_retry(error: BaseException, pause: float) -> float:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds that the server asks to wait, which it may also say as a date; None when it says neither."""
+    said = response.headers.get("Retry-After", "")
     try:
-        return max(0.0, float(response.headers["Retry-After"]))
-    except (KeyError, ValueError):
-        return None
+        seconds = float(said)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
+        except (TypeError, ValueError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -122,6 +122,7 @@ class Faults:
         fates: Decides the fate of a run by its submission; what it returns None for is left to the seed.
         late_seconds: How late a late report of progress or a late creation is.
         slow_seconds: How long a slow answer takes at most.
+        retry_after: Seconds that an answer 429 asks to wait.
 
     Attributes:
         injected: How often each kind of fault happened so far.
@@ -132,6 +133,7 @@ class Faults:
     fates: Callable[[Submission], Fate | None] | None = None
     late_seconds: float = 7.0
     slow_seconds: float = 5.0
+    retry_after: float = 5.0
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -141,6 +143,8 @@ class Faults:
         self._reads: deque[ReadFault | None] = deque()
         self._progress: deque[ProgressFault | None] = deque()
         self._outages: list[tuple[float, float, frozenset[str]]] = []
+        self._most: tuple[int, float] | None = None
+        self._let_in: deque[float] = deque()
 
     # -- scripting
 
@@ -161,12 +165,17 @@ class Faults:
         """Nothing (or none of these gateway methods) answers from `start` until `end` on the loop's clock."""
         self._outages.append((start, end, frozenset(methods)))
 
+    def at_most(self, requests: int, seconds: float = 60.0) -> None:
+        """No more requests than this are answered in any span of so many seconds; the others get 429."""
+        self._most = requests, seconds
+
     def still(self) -> None:
         """From now on nothing goes wrong any more (runs keep the fate they have)."""
         self.seed = None
         self.fates = None
         for script in (self._submits, self._waits, self._reads, self._progress, self._outages):
             script.clear()
+        self._most = None
 
     # -- asked by the simulated engine
 
@@ -177,6 +186,18 @@ class Faults:
         if self.seed is None or self._random.random() >= self.rates.unavailable:
             return False
         self.injected["call refused"] += 1
+        return True
+
+    def turns_away(self, now: float) -> bool:
+        if self._most is None:
+            return False
+        most, seconds = self._most
+        while self._let_in and now - self._let_in[0] >= seconds:
+            self._let_in.popleft()
+        if len(self._let_in) < most:
+            self._let_in.append(now)
+            return False
+        self.injected["request turned away"] += 1
         return True
 
     def coin(self) -> bool:

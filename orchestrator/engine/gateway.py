@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from orchestrator.core.model import Phase, Progress, RunId
+from orchestrator.engine.pace import Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +144,18 @@ def always() -> bool:
 
 
 class Gateway(Protocol):
-    """The parent's door. All methods but `requests` and `close` may raise `EngineUnavailableError`.
+    """The parent's door. All methods but `requests`, `pace` and `close` may raise `EngineUnavailableError`.
 
     `requests` counts HTTP requests and websocket upgrades made through this gateway so far.
     """
 
     @property
     def requests(self) -> int: ...
+
+    @property
+    def pace(self) -> Pace:
+        """What every request of this gateway waits for: the budget, and what Prefect itself asks for."""
+        ...
 
     async def find_deployment(self, name: str) -> Deployment:
         """The deployment of that full name (or id).

@@ -14,6 +14,7 @@ from orchestrator.core.model import Phase, Progress, RunId
 from orchestrator.engine.faults import Faults, SubmitFault, WaitFault
 from orchestrator.engine.gateway import CancelReply, Capacity, Deployment, Run, Submission, always
 from orchestrator.engine.leftovers import JOB_TAG, TAG, ExpectedParent, TaggedRun
+from orchestrator.engine.pace import Need, NotWantedError, Pace, asking
 from orchestrator.engine.simulated import INSTANT, TYPICAL, Child, Latencies, SimulatedRun
 from orchestrator.engine.simulation import SimulatedEngine
 from orchestrator.engine.transitions import Answer
@@ -44,6 +45,7 @@ class MemoryGateway:
         capacity, latencies, faults: Of the engine made for it.
         engine: Share this one (a second parent, or a parent started again).
         submit_concurrency: Creations under way at once.
+        pace: When a request may be sent.
     """
 
     def __init__(
@@ -55,9 +57,11 @@ class MemoryGateway:
         faults: Faults | None = None,
         engine: SimulatedEngine | None = None,
         submit_concurrency: int = 1,
+        pace: Pace | None = None,
     ) -> None:
         self.engine = engine or SimulatedEngine(child, capacity=capacity, latencies=latencies, faults=faults)
         self.requests = 0
+        self.pace = pace or Pace()
         self._creating = asyncio.Semaphore(submit_concurrency)
 
     @property
@@ -80,20 +84,27 @@ class MemoryGateway:
 
     async def submit(self, submission: Submission, wanted: Callable[[], bool] = always) -> Run:
         async with self._creating:
-            for tried in range(_BUSY_RETRIES):
-                await self._ask("submit")
-                if not wanted():
-                    raise EngineUnavailableError("no child run is wanted any more; none was created.")
-                fault = self.faults.submit()
-                if fault is SubmitFault.BUSY:
-                    await asyncio.sleep(min(1.0, 0.05 * 2**tried))
-                    continue
-                return await self._create(submission, fault)
+            try:
+                with asking(Need.CREATE, wanted):
+                    return await self._submit(submission, wanted)
+            except NotWantedError as error:
+                raise EngineUnavailableError("no child run is wanted any more; none was created.") from error
+
+    async def _submit(self, submission: Submission, wanted: Callable[[], bool]) -> Run:
+        for tried in range(_BUSY_RETRIES):
+            await self._ask("submit")
+            if not wanted():
+                raise NotWantedError
+            fault = self.faults.submit()
+            if fault is SubmitFault.BUSY:
+                await asyncio.sleep(min(1.0, 0.05 * 2**tried))
+                continue
+            return await self._create(submission, fault)
         raise EngineUnavailableError("Prefect's API answers 503 to every creation; its database is overloaded.")
 
     async def _create(self, submission: Submission, fault: SubmitFault | None) -> Run:
         latencies = self.engine.latencies
-        self.requests += 1
+        await self._send()
         if fault is SubmitFault.UNAVAILABLE:
             raise EngineUnavailableError("Prefect's API cannot be reached (simulated).")
         if fault is SubmitFault.REFUSED:
@@ -125,6 +136,10 @@ class MemoryGateway:
         return found
 
     async def wait(self, run_id: RunId, timeout_seconds: float) -> Run | None:
+        with asking(Need.LISTEN):
+            return await self._wait(run_id, timeout_seconds)
+
+    async def _wait(self, run_id: RunId, timeout_seconds: float) -> Run | None:
         await self._ask("wait", requests=2)
         fault = self.faults.wait()
         if fault is WaitFault.EARLY:
@@ -147,7 +162,7 @@ class MemoryGateway:
             finally:
                 ended.cancel()
             await asyncio.sleep(self.engine.latencies.news)
-        self.requests += 1
+        await self._send()
         run = self.engine.read(run_id)
         return run if run is not None and run.phase.is_terminal else None
 
@@ -156,7 +171,8 @@ class MemoryGateway:
         for start in range(0, len(ids), _CANCEL_CHUNK):
             chunk = ids[start : start + _CANCEL_CHUNK]
             try:
-                await self._ask("request_cancel")
+                with asking(Need.CANCEL):
+                    await self._ask("request_cancel")
             except EngineUnavailableError:
                 if self.faults.coin():  # carried out, and nobody told us
                     for id_ in chunk:
@@ -181,11 +197,13 @@ class MemoryGateway:
         return found
 
     async def publish_page(self, run_id: RunId | None, key: str, markdown: str) -> None:
-        await self._ask("publish_page")
+        with asking(Need.SHOW):
+            await self._ask("publish_page")
         self.engine.pages[(run_id, key)] = markdown
 
     async def add_to_page(self, run_id: RunId, key: str, line: str) -> None:
-        await self._ask("add_to_page")
+        with asking(Need.SHOW):
+            await self._ask("add_to_page")
         page = self.engine.pages.get((run_id, key))
         if page is not None and line not in page:
             self.engine.pages[(run_id, key)] = f"{page}\n\n{line}"
@@ -197,10 +215,21 @@ class MemoryGateway:
         """Nothing to release: the engine and its children go on."""
 
     async def _ask(self, method: str, requests: int = 1) -> None:
-        self.requests += requests
+        for _ in range(requests):
+            await self._send()
         await asyncio.sleep(self.engine.latencies.request * requests)
         if self.faults.is_out(method, self.engine.now()):
             raise EngineUnavailableError("Prefect's API cannot be reached (simulated).")
+
+    async def _send(self) -> None:
+        """One request, sent again and again while it is answered by 429."""
+        while True:
+            await self.pace.take()
+            self.requests += 1
+            if not self.faults.turns_away(self.engine.now()):
+                return
+            await asyncio.sleep(self.engine.latencies.request)
+            self.pace.hold(self.faults.retry_after)
 
     async def _way_back(self) -> None:
         """The way back of an answer: what it says may be over when it arrives."""

@@ -37,6 +37,7 @@ from orchestrator.engine.connection import Connection
 from orchestrator.engine.deployments import capacity_of, find_deployment
 from orchestrator.engine.gateway import CancelReply, Capacity, Deployment, Run, Submission, always
 from orchestrator.engine.masking import Masker
+from orchestrator.engine.pace import Need, Pace, asking
 from orchestrator.engine.submitting import Submitter
 from orchestrator.engine.translate import status_of
 from orchestrator.errors import EngineError
@@ -54,13 +55,19 @@ class PrefectGateway:
         masked_env: Names of environment variables whose values are masked in all that is written.
         submit_concurrency: Creations under way at once; above 1 only with PostgreSQL.
         parent: The parent run that events are related to, if there is one.
+        pace: When a request may be sent; by default whenever Prefect lets it.
     """
 
     def __init__(
-        self, *, masked_env: Sequence[str] = (), submit_concurrency: int = 1, parent: RunId | None = None
+        self,
+        *,
+        masked_env: Sequence[str] = (),
+        submit_concurrency: int = 1,
+        parent: RunId | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._masker = Masker(masked_env)
-        self._connection = Connection(self._masker)
+        self._connection = Connection(self._masker, pace)
         self._submitter = Submitter(self._connection, submit_concurrency)
         self._canceller = Canceller(self._connection, self.read_runs)
         self._parent = parent
@@ -71,6 +78,10 @@ class PrefectGateway:
     def requests(self) -> int:
         """HTTP requests and websocket upgrades so far, retries included."""
         return self._connection.requests
+
+    @property
+    def pace(self) -> Pace:
+        return self._connection.pace
 
     async def find_deployment(self, name: str) -> Deployment:
         return await find_deployment(self._connection, name)
@@ -110,10 +121,11 @@ class PrefectGateway:
 
     async def wait(self, run_id: RunId, timeout_seconds: float) -> Run | None:
         client = await self._connection.client()
-        self._connection.requests += 1  # its websocket
         try:
-            # Its annotation says whole seconds; anyio takes any.
-            seen = await wait_for_flow_run(UUID(run_id), timeout=timeout_seconds, client=client)  # type: ignore[arg-type]
+            with asking(Need.LISTEN):
+                await self._connection.take_turn()  # its websocket
+                # Its annotation says whole seconds; anyio takes any.
+                seen = await wait_for_flow_run(UUID(run_id), timeout=timeout_seconds, client=client)  # type: ignore[arg-type]
         except Exception:  # noqa: BLE001 - refused, cut, closed early, timed out or lying: all say nothing of the run
             return None
         run = run_of(seen, self._masker)
@@ -121,7 +133,8 @@ class PrefectGateway:
         return run if run.phase.is_terminal else None
 
     async def request_cancel(self, ids: Sequence[RunId]) -> Mapping[RunId, CancelReply]:
-        return await self._canceller.cancel(ids)
+        with asking(Need.CANCEL):
+            return await self._canceller.cancel(ids)
 
     async def read_progress(self, ids: Sequence[RunId]) -> Sequence[Progress]:
         newest: dict[UUID, Progress] = {}
@@ -154,6 +167,10 @@ class PrefectGateway:
         )
 
     async def publish_page(self, run_id: RunId | None, key: str, markdown: str) -> None:
+        with asking(Need.SHOW):
+            await self._publish_page(run_id, key, markdown)
+
+    async def _publish_page(self, run_id: RunId | None, key: str, markdown: str) -> None:
         text, place = self._masker(markdown), (run_id, key)
         if place not in self._pages and run_id is not None:
             await self._find_page(run_id, key)
@@ -174,6 +191,10 @@ class PrefectGateway:
         self._pages[place] = created.id
 
     async def add_to_page(self, run_id: RunId, key: str, line: str) -> None:
+        with asking(Need.SHOW):
+            await self._add_to_page(run_id, key, line)
+
+    async def _add_to_page(self, run_id: RunId, key: str, line: str) -> None:
         page, text = await self._find_page(run_id, key), self._masker(line)
         if page is None or not isinstance(page.data, str) or text in page.data:
             return
@@ -199,15 +220,16 @@ class PrefectGateway:
             related = [{"prefect.resource.id": f"prefect.flow-run.{self._parent}", "prefect.resource.role": "flow-run"}]
         resource = {"prefect.resource.id": f"orchestrator.job.{job_id}", "prefect.resource.name": job_id}
         try:
+            if not self._emitted:
+                self._emitted = True
+                with asking(Need.SHOW):
+                    await self._connection.take_turn()  # the websocket that all events share
             # Its first call starts a thread and imports what it needs.
             await asyncio.to_thread(
                 emit_event, event=event, resource=resource, related=related, payload=self._masker.value(dict(payload))
             )
         except Exception:  # noqa: BLE001 - an event is a courtesy; no job fails for one
             return
-        if not self._emitted:
-            self._emitted = True
-            self._connection.requests += 1  # the websocket that all events share
 
     async def close(self) -> None:
         await self._connection.close()

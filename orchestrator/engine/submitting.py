@@ -17,7 +17,15 @@ from prefect.exceptions import ObjectNotFound
 
 from orchestrator.engine.connection import Connection, pause_before_retry
 from orchestrator.engine.gateway import Submission, always
-from orchestrator.engine.translate import is_passing, is_unreachable, reason, translate, was_never_sent
+from orchestrator.engine.pace import Need, NotWantedError, asking
+from orchestrator.engine.translate import (
+    is_passing,
+    is_unreachable,
+    reason,
+    translate,
+    was_never_sent,
+    was_turned_away,
+)
 from orchestrator.errors import EngineUnavailableError, SubmissionRefusedError, SubmissionUnknownError
 
 _BUDGET_SECONDS = 20.0
@@ -44,7 +52,8 @@ class Submitter:
 
     async def _create(self, submission: Submission, wanted: Callable[[], bool]) -> PrefectRun:
         loop = asyncio.get_running_loop()
-        deadline, pause, maybe_sent = loop.time() + _BUDGET_SECONDS, _FIRST_PAUSE, False
+        deadline: float | None = None  # from the first failure on: a creation may wait long for its turn
+        pause, maybe_sent = _FIRST_PAUSE, False
         masker = self._connection.masker
         while True:
             if not wanted():  # it waited for its turn, or for a database that is locked, and the job stopped meanwhile
@@ -54,7 +63,10 @@ class Submitter:
                     )
                 raise EngineUnavailableError("no child run is wanted any more; none was created")
             try:
-                return await self._ask(submission)
+                with asking(Need.CREATE, wanted):
+                    return await self._ask(submission)
+            except NotWantedError:
+                continue
             except ObjectNotFound as error:
                 raise SubmissionRefusedError(
                     f"the deployment {submission.deployment.name!r} does not exist any more; deploy it again."
@@ -66,7 +78,10 @@ class Submitter:
                             f"Prefect refused a child run of {submission.deployment.name!r}: {reason(error, masker)}"
                         ) from error
                     raise translate(error, "create a child run", masker) from error
+                if was_turned_away(error):
+                    continue  # it did nothing, and the next try waits for as long as Prefect wants
                 maybe_sent = maybe_sent or not was_never_sent(error)
+                deadline = deadline or loop.time() + _BUDGET_SECONDS
                 # Tried long enough: a timeout took its minute already, and without a server there is no hurry.
                 over = isinstance(error, httpx.TimeoutException) or is_unreachable(error)
                 if over or loop.time() + pause > deadline:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from orchestrator.engine.masking import Masker
 from orchestrator.errors import EngineError, EngineUnavailableError, OrchestratorError
 
+TOO_MANY = 429
 _REASON_CHARS = 500
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -48,7 +49,12 @@ def is_passing(error: BaseException) -> bool:
 
 def was_never_sent(error: BaseException) -> bool:
     """Whether it is certain that the request did nothing."""
-    return isinstance(error, _NEVER_SENT) or (isinstance(error, BusyError) and error.status == 429)
+    return isinstance(error, _NEVER_SENT) or was_turned_away(error)
+
+
+def was_turned_away(error: BaseException) -> bool:
+    """Whether the server did nothing because it was asked too often."""
+    return (isinstance(error, BusyError) and error.status == TOO_MANY) or status_of(error) == TOO_MANY
 
 
 def status_of(error: BaseException) -> int | None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from orchestrator.core.killswitch import DEFAULT_FAIL_IF, DEFAULT_KILL_SWITCH, Switch
@@ -20,11 +20,13 @@ from orchestrator.core.model import StopMode, Verdict
 from orchestrator.core.report import Report
 from orchestrator.engine.context import ParentRun, outermost_run, run_logger
 from orchestrator.engine.gateway import Gateway
+from orchestrator.engine.pace import Pace
 from orchestrator.engine.parent import PrefectGateway
 from orchestrator.errors import ConfigurationError, JobCancelledError, JobFailedError, KillSwitchTrippedError
 from orchestrator.flows.plan import Plan, plan
 from orchestrator.flows.prepare import Prepared, check_shared, prepare, storage_root, take_over
 from orchestrator.flows.request import JobSpec, Limits, make_spec
+from orchestrator.flows.requests import BATCH_SECONDS
 from orchestrator.flows.restore import restore
 from orchestrator.reactor import JobThread, JobView, Reactor, Recorder
 from orchestrator.reactor.thread import is_our_fault
@@ -67,6 +69,7 @@ async def orchestrate(
     isolate_crashing_items: bool = True,
     start_timeout_seconds: float = 600,
     batch_timeout_seconds: float | None = None,
+    max_requests_per_minute: int | None = None,
     on_parent_cancelled: Literal["cancel", "drain", "abandon"] = "cancel",
     job_id: str | None = None,
     storage: str | None = None,
@@ -98,6 +101,8 @@ async def orchestrate(
         isolate_crashing_items: From a batch's third attempt on, find the item that kills its run and fail it alone.
         start_timeout_seconds: A child run may stay Pending so long.
         batch_timeout_seconds: A child run may be Running so long; None for no bound.
+        max_requests_per_minute: Most requests that this call makes to Prefect's API in a minute, at least 20; None: as
+            `ORCHESTRATOR_MAX_REQUESTS_PER_MINUTE` says, else as many as it needs. Child runs make their own.
         on_parent_cancelled: What becomes of child runs when this run is cancelled or dies: `cancel`; or they finish
             their batch and the job ends (`drain`) or can be resumed (`abandon`).
         job_id: Same id and same request again resume the job. Default: from the outermost flow run, else random.
@@ -135,14 +140,25 @@ def orchestrate_sync(
     return _conclude(_run_sync(call, prepared), on_failure)
 
 
-def plan_sync(deployment: str | Mapping[str, str], items: Any, **parameters: Any) -> Plan:
+def plan_sync(
+    deployment: str | Mapping[str, str],
+    items: Any,
+    *,
+    requests_per_minute: int | None = None,
+    batch_seconds: float = BATCH_SECONDS,
+    **parameters: Any,
+) -> Plan:
     """What `orchestrate()` would do with the same parameters; creates nothing.
+
+    Args:
+        requests_per_minute: A limit of the server's, which the plan then speaks about.
+        batch_seconds: How long a batch is taken to run under that limit.
 
     Raises:
         ConfigurationError and its kin, EngineUnavailableError: as `orchestrate()` would.
     """
     call = make_call({"deployment": deployment, **parameters})
-    return _in_own_loop(lambda: call.plan(items))
+    return _in_own_loop(lambda: call.plan(items, requests_per_minute, batch_seconds))
 
 
 def stage_sync(deployment: str | Mapping[str, str], items: Any, **parameters: Any) -> Prepared:
@@ -196,12 +212,18 @@ class Call:
     log: logging.Logger | logging.LoggerAdapter[Any]
     on_progress: OnView | None
     policy: SourcePolicy
+    pace: Pace = field(init=False)
+
+    def __post_init__(self) -> None:
+        asked = self.spec.max_requests_per_minute if self.spec else None
+        self.pace = Pace(asked or self.settings.max_requests_per_minute, say=self.log.warning)
 
     async def open_gateway(self) -> Gateway:
         return PrefectGateway(
             masked_env=self.settings.masked_env,
             submit_concurrency=self.settings.submit_concurrency,
             parent=self.parent.id if self.parent else None,
+            pace=self.pace,
         )
 
     @asynccontextmanager
@@ -225,9 +247,12 @@ class Call:
                 on_staging=self._on_staging, say=self.log.warning,
             )  # fmt: skip
 
-    async def plan(self, items: Any) -> Plan:
+    async def plan(self, items: Any, requests_per_minute: int | None, batch_seconds: float) -> Plan:
         async with self._asked(items) as (spec, source, gateway):
-            return await plan(spec, source, gateway, settings=self.settings, parent=self.parent)
+            return await plan(
+                spec, source, gateway, settings=self.settings, parent=self.parent,
+                requests_per_minute=requests_per_minute, batch_seconds=batch_seconds,
+            )  # fmt: skip
 
     async def take_over(self, job_id: str, storage: str | None) -> Prepared:
         gateway = await self.open_gateway()
@@ -244,6 +269,8 @@ class Call:
             self.log.info("Staged %d items (%d MB) so far.", items, size // 1_000_000)
 
     def thread(self, prepared: Prepared) -> JobThread:
+        self.pace.limit(prepared.max_requests_per_minute)
+
         async def make(gateway: Gateway) -> Reactor:
             restored = await restore(prepared.job, gateway) if prepared.resumed else []
             return Reactor(

@@ -15,6 +15,7 @@ from prefect.states import Completed, Failed
 from orchestrator.core.report import Report
 from orchestrator.engine.context import outermost_run, run_logger
 from orchestrator.engine.leftovers import PrefectLeftovers
+from orchestrator.engine.pace import Pace
 from orchestrator.engine.parent import PrefectGateway
 from orchestrator.errors import ConfigurationError, EngineError
 from orchestrator.flows.call import Call, run_async
@@ -51,7 +52,11 @@ def read_rules(older_than: str, settle_after: str, settings: Settings, *, allow_
 async def doors(settings: Settings) -> AsyncIterator[tuple[PrefectGateway, PrefectLeftovers]]:
     """The two doors to Prefect that cleanup needs, closed at the end."""
     parent = outermost_run()
-    gateway = PrefectGateway(masked_env=settings.masked_env, parent=parent.id if parent else None)
+    gateway = PrefectGateway(
+        masked_env=settings.masked_env,
+        parent=parent.id if parent else None,
+        pace=Pace(settings.max_requests_per_minute),
+    )
     leftovers = PrefectLeftovers(settings.masked_env)
     try:
         yield gateway, leftovers
@@ -74,10 +79,9 @@ async def clean_up(found: Survey, settings: Settings) -> list[Done]:
     """Do what a survey found."""
     run = outermost_run()
     who = f"cleanup run {run.name}" if run else f"orchestrator cleanup, {getpass.getuser()} on {socket.gethostname()}"
-    call = Call(None, settings, None, run_logger(), None, SourcePolicy())
 
     async def run_job(prepared: Prepared) -> Report:
-        return await run_async(call, prepared)
+        return await run_async(Call(None, settings, None, run_logger(), None, SourcePolicy()), prepared)
 
     async with doors(settings) as (gateway, leftovers):
         return await sweep(found, gateway, leftovers, settings=settings, run=run_job, who=who)

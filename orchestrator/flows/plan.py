@@ -12,16 +12,20 @@ from typing import Any
 
 from orchestrator.engine.context import ParentRun
 from orchestrator.engine.gateway import Gateway
-from orchestrator.flows.prepare import options_of, record_of, storage_root
+from orchestrator.flows.prepare import news_seconds, options_of, record_of, storage_root
 from orchestrator.flows.request import JobSpec
+from orchestrator.flows.requests import (
+    BATCH_SECONDS,
+    CHILD_REQUESTS,
+    PARENT_REQUESTS_PER_CHILD,
+    RequestPlan,
+    request_plan,
+    request_warnings,
+)
 from orchestrator.flows.target import Target, check_groups, check_items, find_target
 from orchestrator.settings import Settings
 from orchestrator.store import JobFolder, Source, Staged, local_path, open_store, probe, stage
 
-CHILD_REQUESTS = 28
-"""HTTP requests and websockets of one no-op child run. Source: measured on Prefect 3.8.8."""
-PARENT_REQUESTS_PER_CHILD = 6
-PARENT_REQUESTS_PER_MINUTE = 60
 SQLITE_IN_FLIGHT = 16
 """Above so many children at once, SQLite's write lock is felt in every request. Source: measured on Prefect 3.8.8."""
 
@@ -36,6 +40,7 @@ class Plan:
         max_in_flight: The effective bound.
         waves: Batches one after another in each place of the window.
         api_requests: Made by the parent for its children, and by the children: (parent, children).
+        limit: What a limit of requests per minute means for it; None when none was asked about.
         warnings: What is wrong or tight, one line each, with the remedy.
     """
 
@@ -52,20 +57,33 @@ class Plan:
     kill_switch: str | None
     storage: str
     api_requests: tuple[int, int]
+    limit: RequestPlan | None = None
     warnings: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON, the form of `plan --json`."""
         data = asdict(self)
         data["api_requests"] = {"parent": self.api_requests[0], "children": self.api_requests[1]}
+        data["limit"] = None if self.limit is None else asdict(self.limit)
         data["warnings"] = list(self.warnings)
         return data
 
 
 async def plan(
-    spec: JobSpec, source: Source, gateway: Gateway, *, settings: Settings, parent: ParentRun | None = None
+    spec: JobSpec,
+    source: Source,
+    gateway: Gateway,
+    *,
+    settings: Settings,
+    parent: ParentRun | None = None,
+    requests_per_minute: int | None = None,
+    batch_seconds: float = BATCH_SECONDS,
 ) -> Plan:
     """Do everything that `orchestrate()` does before the first child exists, in a folder that is removed again.
+
+    Args:
+        requests_per_minute: A limit of the server's, to be looked at; None for none.
+        batch_seconds: How long a batch is taken to run under that limit.
 
     Raises:
         ConfigurationError and its kin: as `orchestrate()` would.
@@ -73,8 +91,17 @@ async def plan(
     """
     root = storage_root(spec.storage, settings)
     target = await find_target(spec, gateway, parent, root)
-    await asyncio.to_thread(probe, open_store(root))
-    return await asyncio.to_thread(_stage_and_look, spec, source, target, settings, root)
+    await asyncio.to_thread(lambda: probe(open_store(root)))
+    found = await asyncio.to_thread(_stage_and_look, spec, source, target, settings, root)
+    if requests_per_minute is None:
+        return found
+    budget = spec.max_requests_per_minute or settings.max_requests_per_minute
+    limit = request_plan(
+        requests_per_minute, batch_seconds,
+        batches=found.batches, window=found.max_in_flight, news_seconds=news_seconds(spec, settings), budget=budget,
+    )  # fmt: skip
+    warnings = (*found.warnings, *request_warnings(limit, found.max_in_flight, budget))
+    return replace(found, limit=limit, warnings=warnings)
 
 
 def _stage_and_look(spec: JobSpec, source: Source, target: Target, settings: Settings, root: str) -> Plan:

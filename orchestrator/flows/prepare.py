@@ -59,6 +59,7 @@ class Prepared:
 
     Args:
         old_report: The job is over already; nothing is left to run.
+        max_requests_per_minute: What its parent may ask of Prefect; None for no bound.
         resumed: An earlier parent began it.
     """
 
@@ -67,6 +68,7 @@ class Prepared:
     settings: Settings
     resumed: bool = False
     old_report: Report | None = None
+    max_requests_per_minute: int | None = None
 
     @property
     def abandons(self) -> bool:
@@ -298,7 +300,8 @@ async def start_of(
     )
     on_loss: OnLoss = "stop" if spec.on_parent_cancelled == "cancel" else "finish"
     heart = Heart(folder, epoch, beat_seconds=settings.beat_seconds, on_loss=on_loss)
-    return Prepared(job, heart, settings, resumed=resumed)
+    budget = spec.max_requests_per_minute or settings.max_requests_per_minute
+    return Prepared(job, heart, settings, resumed=resumed, max_requests_per_minute=budget)
 
 
 def _age(record: JobRecord) -> float:
@@ -347,6 +350,8 @@ def check_same(record: JobRecord, spec: JobSpec, source: Source) -> None:
     """
     theirs = {**record.spec.get("job", {}), "items": record.spec.get("source")}
     ours = {**spec.to_json(), "items": source.describe()}
+    for request in (theirs, ours):
+        request.pop("max_requests_per_minute", None)  # the parent's own affair: another one may have another
     if different := differences(theirs, json.loads(json.dumps(ours))):
         listed = "; ".join(f"{name}: {_short(a)} there, {_short(b)} here" for name, (a, b) in different.items())
         raise JobConflictError(
@@ -396,7 +401,7 @@ def record_of(
         "isolate_crashing_items": spec.isolate_crashing_items,
         "result_max_bytes": settings.result_max_bytes,
         "masked_env": list(settings.masked_env),
-        "news_seconds": max(2.0, spec.max_in_flight / 10),
+        "news_seconds": news_seconds(spec, settings),
     }
     described = source.describe()
     return JobRecord(
@@ -417,6 +422,12 @@ def record_of(
         hash=staged.hash,
         previous=described.get("job") if described.get("kind") == "job" else None,
     )
+
+
+def news_seconds(spec: JobSpec, settings: Settings) -> float:
+    """How far apart a child's news are: where requests are few, those of all children make no more than the parent."""
+    budget = spec.max_requests_per_minute or settings.max_requests_per_minute
+    return max(2.0, spec.max_in_flight / 10, 60 * spec.max_in_flight / budget if budget else 0.0)
 
 
 def _short(value: object) -> str:

@@ -111,6 +111,11 @@ class Advanced(BaseModel):
     batch_timeout_seconds: float | None = Field(
         default=None, gt=0, description="Seconds a child run may be Running; then its batch is tried again."
     )
+    max_requests_per_minute: int | None = Field(
+        default=None,
+        ge=20,
+        description="Most requests to Prefect's API that this run makes in a minute; by default from the settings.",
+    )
     on_parent_cancelled: OnParentCancelled = Field(
         default="cancel",
         description="When this run is cancelled or dies: cancel the child runs; or let them finish their batch and end the job (drain), or leave it to be resumed (abandon).",  # noqa: E501 - shown in one line

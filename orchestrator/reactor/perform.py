@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from orchestrator.core.machine import events as ev
 from orchestrator.core.model import EndReason, Failure, ItemOutcome, Phase, Reading
 from orchestrator.engine.gateway import CancelReply, Gateway
+from orchestrator.engine.pace import Need, asking
 from orchestrator.errors import (
     EngineError,
     EngineUnavailableError,
@@ -23,8 +24,8 @@ from orchestrator.errors import (
 )
 from orchestrator.reactor.boundaries import Boundary, passed
 from orchestrator.reactor.job import Job
-
 from orchestrator.reactor.reach import Reach
+
 P = ParamSpec("P")
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -56,8 +57,8 @@ class Performer:
         post: Takes the events that come of it.
         nudge: Called when reading the children now would show something new.
         stopping: Whether the job stops: then a job folder that is away is not waited for so long.
-    """
         reach: Judges child runs that do not reach the job folder; None: they are attempts that were lost.
+    """
 
     def __init__(
         self,
@@ -67,8 +68,8 @@ class Performer:
         post: Callable[[ev.Event], None],
         nudge: Callable[[], None],
         stopping: Callable[[], bool] = lambda: False,
-    ) -> None:
         reach: Reach | None = None,
+    ) -> None:
         self._job, self._gateway, self._io, self._post, self._nudge = job, gateway, io, post, nudge
         self._stopping, self._reach = stopping, reach
 
@@ -113,6 +114,10 @@ class Performer:
 
     async def cancel(self, command: ev.Cancel) -> None:
         """Ask until Prefect has taken every request; what becomes of them is read, not believed."""
+        with asking(Need.CANCEL):
+            await self._cancel(command)
+
+    async def _cancel(self, command: ev.Cancel) -> None:
         left, pause, look = list(command.runs), 0.5, command.spare_running
         while left:
             try:
@@ -167,15 +172,15 @@ class Performer:
                 pause = min(pause * 2, 5.0)
             else:
                 passed(Boundary.ATTEMPT_CLOSED)
+                if self._reach is not None and self._reach.concerns(command):
+                    cut_off = await self._io(self._reach.judge, command)
+                    if cut_off is not None:
+                        self._post(ev.StopRequested(cut_off))
                 if stop is not None:  # the child saw it first: without it, a batch that was stopped would go on
                     self._post(ev.StopRequested(stop, written=True))
                 self._post(ev.Closed(batch, attempt, reading))
                 return
 
-                if self._reach is not None and self._reach.concerns(command):
-                    cut_off = await self._io(self._reach.judge, command)
-                    if cut_off is not None:
-                        self._post(ev.StopRequested(cut_off))
     def _patience(self, error: Exception) -> float:
         times = self._job.times
         if isinstance(error, StorageError):  # something else than what was written there: that does not pass

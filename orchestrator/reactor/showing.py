@@ -23,6 +23,7 @@ from orchestrator.reactor.view import JobView, Rate, look, nothing_runs
 SHOWN_FAILURES = 20
 LAST_PAGE_PAUSES = (1.0, 2.0, 4.0)
 AWAY = "Prefect's API does not answer; the job goes on once it does"
+PAGE_SHARE = 0.1  # of a budget of requests
 WAITING_SECONDS = 10.0  # so long a start may take before somebody asks what holds it up
 
 
@@ -98,7 +99,7 @@ class Showing:
         loop = asyncio.get_running_loop()
         logged = loop.time()
         while True:
-            await asyncio.sleep(self._job.times.page)
+            await asyncio.sleep(max(self._job.times.page, self._gateway.pace.least_seconds(1, PAGE_SHARE)))
             try:
                 await self._find_what_it_waits_for()
             except Exception as e:  # noqa: BLE001 - for people only: whatever is wrong with it, the job goes on
@@ -110,7 +111,7 @@ class Showing:
                 self._log.info(
                     "%d of %d items over: %d succeeded, %d failed; %d of %d batches over, %d in flight.%s",
                     view.settled, view.total, view.succeeded, view.failed, view.batches_settled, view.batches_total,
-                    sum(view.in_flight.values()), f" Waiting: {self._waiting_for}" if self._waiting_for else "",
+                    sum(view.in_flight.values()), f" Waiting: {view.waiting_for}" if view.waiting_for else "",
                 )  # fmt: skip
 
     async def _find_what_it_waits_for(self) -> None:
@@ -142,7 +143,9 @@ class Showing:
     def _look(self) -> JobView:
         at = asyncio.get_running_loop().time()
         rate = self._rate.read(at, self._state.tally.succeeded + self._state.tally.failed)
-        return look(self._state, self._job.id, rate, self._waiting_for)
+        # A page is a request itself: what holds requests up is asked for at the last moment.
+        waiting_for = self._trouble.now or self._gateway.pace.words() or self._waiting_for
+        return look(self._state, self._job.id, rate, waiting_for)
 
     def tell_view(self) -> None:
         """Give the caller a snapshot."""

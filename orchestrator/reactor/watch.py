@@ -15,17 +15,20 @@ from orchestrator.core.machine import Stage, State
 from orchestrator.core.machine import events as ev
 from orchestrator.core.model import UNREACHABLE, Phase, RunId
 from orchestrator.engine.gateway import Gateway, Run
+from orchestrator.engine.pace import Need, asking
 from orchestrator.errors import EngineError
 from orchestrator.reactor.boundaries import Boundary, passed
 
 WAIT_SECONDS = 6 * 3600.0
 QUIET_SECONDS = 300.0
+RUNS_PER_REQUEST, NEWS_PER_REQUEST = 200, 100  # as the gateway asks for them
+READING_SHARE, STOPPING_SHARE = 0.25, 0.75  # of a budget of requests; once nothing is created any more, most of it
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 300.0  # between two waits for one child
 DIED_CHARS = 200  # most of how a run died
+SAID_CHARS = 1200  # most of why one does not reach the job folder
 logger = logging.getLogger(__name__)
 
 
-SAID_CHARS = 1200  # most of why one does not reach the job folder
 class Watch:
     """Listens to and reads the children in flight, and posts what it learns.
 
@@ -49,6 +52,7 @@ class Watch:
         self._missed: dict[RunId, int] = {}
         self._nudged = asyncio.Event()
         self._last_news = 0.0
+        self._cost = 1  # requests of the last reading
         self.unreachable_since: float | None = None
         self.read_at = 0.0  # the loop's time at which the last reading that succeeded began
 
@@ -100,24 +104,40 @@ class Watch:
     async def run(self) -> None:
         """Read all children in flight again and again; never ends by itself."""
         loop = asyncio.get_running_loop()
-        self._last_news = loop.time()
+        self._last_news = began = loop.time()
         while True:
-            quiet = loop.time() - self._last_news > QUIET_SECONDS
-            try:
-                # Not `wait_for`: up to Python 3.11 it loses a cancel that comes while what it waits for happens.
-                async with asyncio.timeout(self._poll * (2 if quiet else 1)):
-                    await self._nudged.wait()
-                await asyncio.sleep(min(0.5, self._poll))  # several waits often end together
-            except TimeoutError:
-                pass
+            await self._wait_for_turn(began)
             self._nudged.clear()
             began = loop.time()
             try:
-                await self.read_once()
+                with asking(Need.CANCEL if self._state.cancelling else Need.READ):  # whether a stop took is part of it
+                    await self.read_once()
                 self.unreachable_since, self.read_at = None, began
             except EngineError:
                 # An outage: keep asking, the job goes on when it is over.
                 self.unreachable_since = self.unreachable_since or loop.time()
+
+    async def _wait_for_turn(self, before: float) -> None:
+        """Wait until the next reading is due: after a while or soon after a nudge, later where requests are few.
+
+        Args:
+            before: When the last one began.
+        """
+        loop = asyncio.get_running_loop()
+        quiet = loop.time() - self._last_news > QUIET_SECONDS
+        due, nudged = loop.time() + self._poll * (2 if quiet else 1), False
+        while True:
+            share = READING_SHARE if self._state.stop is None else STOPPING_SHARE
+            left = max(due, before + self._gateway.pace.least_seconds(self._cost, share)) - loop.time()
+            try:
+                # Not `wait_for`: up to Python 3.11 it loses a cancel that comes while what it waits for happens.
+                async with asyncio.timeout(left):
+                    await self._nudged.wait()
+            except TimeoutError:
+                return
+            self._nudged.clear()
+            if not nudged:
+                due, nudged = loop.time() + min(0.5, self._poll), True  # several waits often end together
 
     async def read_once(self) -> None:
         """One reading of every child in flight, and of the progress of those that run."""
@@ -128,6 +148,7 @@ class Watch:
         }
         if not asked:
             return
+        self._cost = -(-(len(asked) + 1) // RUNS_PER_REQUEST)
         runs = await self._gateway.read_runs([*asked, *([self._own] if self._own else [])])
         if self._own is not None and (own := runs.get(self._own)) is not None:
             self._look_at_own(own)
@@ -150,7 +171,8 @@ class Watch:
                 self._news(_news(batch, attempt, seen))
             if seen.phase in (Phase.RUNNING, Phase.CANCELLING, Phase.PAUSED):
                 running.append(run_id)
-        if running:
+        if running and not (self._state.cancelling and self._gateway.pace.per_minute):  # soon told by the job folder
+            self._cost += -(-len(running) // NEWS_PER_REQUEST)
             for progress in await self._gateway.read_progress(running):
                 if 0 <= progress.batch < len(self._state.batches):
                     known = self._state.batches[progress.batch]
@@ -186,8 +208,8 @@ def _how_it_died(run: Run) -> str:
 
     Source: prefect runner/_flow_run_executor.py, 3.8.8.
     """
+    if run.phase is Phase.FAILED and run.state_name == UNREACHABLE:
+        return " ".join((run.message or "").split())[:SAID_CHARS]  # it has no other place to say it
     if run.phase is not Phase.CRASHED or not run.message:
         return ""
     return " ".join(run.message.split()).partition(". ")[0].rstrip(".")[:DIED_CHARS]
-    if run.phase is Phase.FAILED and run.state_name == UNREACHABLE:
-        return " ".join((run.message or "").split())[:SAID_CHARS]  # it has no other place to say it
