@@ -10,6 +10,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from orchestrator.stack.api import StackError
+from orchestrator.stack.own import OWN
 
 
 def only(path: Path, names: Sequence[str], folder: Path) -> Path:
@@ -20,7 +21,11 @@ def only(path: Path, names: Sequence[str], folder: Path) -> Path:
     """
     content = yaml.safe_load(path.read_text())
 
+    own = {deployment.entrypoint: deployment.name.partition("/")[0] for deployment in OWN}
+
     def name_of(entry: Mapping[str, Any]) -> str:
+        if (flow := own.get(str(entry["entrypoint"]))) is not None:  # their flows are not named after the functions
+            return f"{flow}/{entry['name']}"
         return f"{re.split('[:.]', str(entry['entrypoint']))[-1].replace('_', '-')}/{entry['name']}"
 
     chosen = {name_of(entry): entry for entry in content["deployments"] if name_of(entry) in names}

@@ -356,7 +356,8 @@ class Stack:
         """Deploy a `prefect.yaml`, all of it by default; relative paths in it count from its folder.
 
         Args:
-            names: Only these, each as `<function>/<deployment>`, with dashes for the function's underscores.
+            names: Only these, each as `<function>/<deployment>`, with dashes for the function's underscores; those of
+                this package by their flow's name, as `orchestrate/default`.
             folder: From which relative paths count instead.
 
         Raises:
