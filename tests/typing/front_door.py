@@ -19,6 +19,7 @@ from orchestrator import (
     JobFolder,
     KillSwitchTrippedError,
     Report,
+    open_job,
     orchestrate,
     orchestrate_sync,
     resume_sync,
@@ -48,6 +49,7 @@ async def everything() -> int:
         key="id",
         tags=["nightly"],
         batch_timeout_seconds=600,
+        max_requests_per_minute=120,
         on_parent_cancelled="abandon",
         on_progress=watch,
         on_failure="return",
@@ -84,6 +86,11 @@ def reading(url: str) -> list[OutcomeRecord]:
     return failed
 
 
+def opened() -> int:
+    assert_type(open_job("job-1"), JobFolder)
+    return open_job("job-1", storage="s3://bucket/jobs").read_job().total
+
+
 def again() -> list[ErrorCluster]:
     return list(resume_sync("job-1", storage="s3://bucket/jobs").errors)
 
@@ -92,6 +99,7 @@ async def wrong() -> None:
     await orchestrate("measure/default")  # type: ignore[call-arg]
     await orchestrate("measure/default", [], on_trip="explode")  # type: ignore[arg-type]
     await orchestrate("measure/default", [], batch_size="many")  # type: ignore[arg-type]
+    open_job(1)  # type: ignore[arg-type]
     await orchestrate("measure/default", [], colour="red")  # type: ignore[call-arg]
     FailedCount("ten")  # type: ignore[arg-type]
 
