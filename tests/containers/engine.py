@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,7 +74,8 @@ class Engine:
     def __init__(self, session: str) -> None:
         self.session = session
         self.client = docker.from_env(timeout=120)
-        self._since = time.time()
+        self._ran: dict[str, Ran] = {}
+        self._events: Any = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -101,24 +102,31 @@ class Engine:
     def of_run(self, run_id: str) -> list[Any]:
         return self.containers(**{RUN_LABEL: run_id})
 
-    def history(self, since: float | None = None) -> list[Ran]:
-        """This session's containers that were started, gone ones included, by their start."""
+    def follow(self) -> None:
+        """Write down from now on what is started and ends: the engine itself remembers its last 256 events only."""
         wanted = {"label": f"{TEST_LABEL}={self.session}", "type": "container", "event": ["start", "die"]}
-        events = self.client.events(since=since or self._since, until=time.time(), filters=wanted, decode=True)
-        found: dict[str, Ran] = {}
-        for event in events:
+        self._events = self.client.events(filters=wanted, decode=True)
+        threading.Thread(target=self._note_events, daemon=True).start()
+
+    def _note_events(self) -> None:
+        for event in self._events:
             id_, at, attributes = event["Actor"]["ID"], event["timeNano"] / 1e9, event["Actor"]["Attributes"]
             if event["Action"] == "start":
-                found[id_] = Ran(id_, attributes, at, None, None)
-            elif id_ in found:
-                began = found[id_]
-                found[id_] = Ran(id_, began.labels, began.began, at, int(attributes.get("exitCode", -1)))
-        return sorted(found.values(), key=lambda ran: ran.began)
+                self._ran[id_] = Ran(id_, attributes, at, None, None)
+            elif id_ in self._ran:
+                began = self._ran[id_]
+                self._ran[id_] = Ran(id_, began.labels, began.began, at, int(attributes.get("exitCode", -1)))
+
+    def history(self) -> list[Ran]:
+        """This session's containers that were started, gone ones included, by their start."""
+        return sorted(list(self._ran.values()), key=lambda ran: ran.began)
 
     def nothing_left(self, deadline_seconds: float = 60, **labels: str) -> None:
         eventually(lambda: not self.containers(**labels), deadline_seconds, f"no container with {labels} is left")
 
     def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
         for container in self.containers():
             try:
                 container.remove(force=True)
@@ -132,6 +140,7 @@ def find_engine(session: str) -> Engine:
     try:
         engine = Engine(session)
         engine.client.ping()
+        engine.follow()
     except (docker.errors.DockerException, OSError) as e:
         missing(f"no Docker engine answers: {e}")
         raise
