@@ -34,8 +34,10 @@ def note(trace: str, **facts: Any) -> None:
 
 
 def act(item: dict[str, Any]) -> Any:
-    """Do what the item says, in this order: sleep, wait for a file, die (once), fail; else return its `n`."""
+    """Do what the item says, in this order: sleep, eat, wait for a file, die (once), fail; else return its `n`."""
     time.sleep(item.get("seconds", 0))
+    if megabytes := item.get("eat"):
+        len(b"x" * (megabytes << 20))
     if gate := item.get("gate"):
         end = time.monotonic() + GATE_SECONDS
         while not Path(gate).exists() and time.monotonic() < end:

@@ -125,6 +125,7 @@ def test_a_job_in_a_local_block_goes_on_where_it_was_left(
         ("block:no-such-type/jobs", "there is no block 'no-such-type/jobs'"),
         ("block:remote-file-system", "names no block; write block:TYPE/NAME"),
     ],
+    ids=["no-block", "no-type", "no-name"],
 )
 def test_a_wrong_block_is_refused_before_anything_is_created(work: str, job: Watched, storage: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
