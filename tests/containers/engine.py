@@ -119,7 +119,7 @@ class Engine:
 
     def history(self) -> list[Ran]:
         """This session's containers that were started, gone ones included, by their start."""
-        return sorted(list(self._ran.values()), key=lambda ran: ran.began)
+        return sorted(self._ran.copy().values(), key=lambda ran: ran.began)
 
     def nothing_left(self, deadline_seconds: float = 60, **labels: str) -> None:
         eventually(lambda: not self.containers(**labels), deadline_seconds, f"no container with {labels} is left")

@@ -50,8 +50,9 @@ def test_a_parent_process_has_its_items_done_in_containers(
     check(job, report, max_in_flight=2)
     assert job.most_containers_at_once() == 2
     assert [o.result for o in job.outcomes()] == [0, 1, 2, None, 4, 5]
-    assert report.first_failure is not None
-    assert (report.first_failure.index, report.first_failure.type) == (3, "ValueError")
+    assert [(error.type, error.count) for error in report.errors] == [("ValueError", 1)]
+    failed = job.outcomes()[3]
+    assert (failed.error_type, failed.error_text) == ("ValueError", "item 3 is bad")
     states = [child["state"]["name"] for child in job.children()]
     assert sorted(states) == ["Completed", "Completed", "CompletedWithFailures"]
     assert [ran.code for ran in job.history()] == [0, 0, 0]
