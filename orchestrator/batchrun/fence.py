@@ -4,7 +4,8 @@ What closes it: a stop with mode cancel, a revocation of this attempt, and a par
 `lease_seconds` of *this* machine's monotonic clock. A folder that cannot be read counts as a parent that says nothing:
 a child cut off from its storage must not work on for ever. A stop with mode drain lets children in flight finish.
 
-It is a thread, not a task of the user's loop: the user's code may block that loop.
+It is a thread, not a task of the user's loop: the user's code may block that loop. And it is two of them, one that
+reads and one that watches it: storage behind a broken network does not fail, it does not answer.
 """
 
 from __future__ import annotations
@@ -72,15 +73,15 @@ class Fence:
         self._seen: tuple[int, int] | None = None
         self._changed_at = time.monotonic()
         self._on_loss: Literal["stop", "finish"] = "stop"
+        self._unanswered = 0.0  # seconds in which this process ran since a look came to its end
         self._over = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to look, at once and then every interval. The clock of the parent's sign of life starts here."""
         outlive_readers()
         self._changed_at = time.monotonic()
-        self._thread = threading.Thread(target=self._watch, name="batch-watch", daemon=True)
-        self._thread.start()
+        for name, work in (("batch-look", self._look_regularly), ("batch-watch", self._watch)):
+            threading.Thread(target=work, name=name, daemon=True).start()
 
     def stop(self) -> None:
         """The run is over: look no more. Does not wait for a reading under way."""
@@ -99,16 +100,15 @@ class Fence:
             lease = self._folder.read_lease()
         except (OrchestratorError, OSError):
             lease = None  # says nothing: the clock below runs on
-        now = time.monotonic()
         if lease is not None:
             self._on_loss = lease.on_loss
             if (lease.epoch, lease.counter) != self._seen:
-                self._seen, self._changed_at = (lease.epoch, lease.counter), now
-        if (
-            self._lease_seconds is not None
-            and now - self._changed_at > self._lease_seconds
-            and self._on_loss != "finish"
-        ):
+                self._seen, self._changed_at = (lease.epoch, lease.counter), time.monotonic()
+        self._judge(time.monotonic() - self._changed_at)
+
+    def _judge(self, silent_seconds: float) -> None:
+        lost = self._lease_seconds is not None and silent_seconds > self._lease_seconds
+        if lost and self._on_loss != "finish":
             self._gate.close(EndReason.LEASE_LOST)
 
     def say_alive(self) -> None:
@@ -123,20 +123,30 @@ class Fence:
             return
         self._alive_at = now
 
-    def _watch(self) -> None:
+    def _look_regularly(self) -> None:
         while True:
             began = time.monotonic()
             self.say_alive()
-            drop_broken_outputs()
             if self._gate.reason is None:
                 try:
                     self.look()
                 except Exception:  # noqa: BLE001 - a watcher that dies of a surprise would let items start for ever
                     pass
-            elif self._gate.closed_at is not None and began - self._gate.closed_at > self._overdue_seconds:
-                if self._on_overdue is not None and not self._over.is_set():
-                    self._on_overdue()
-                return
+            self._unanswered = 0.0
             # The look itself counts: an interval is from start to start, else a slow store stretches the promise.
             if self._over.wait(max(0.05, self._interval - (time.monotonic() - began))):
+                return
+
+    def _watch(self) -> None:
+        at = time.monotonic()
+        while not self._over.wait(self._interval):
+            drop_broken_outputs()
+            before, at = at, time.monotonic()
+            if self._gate.reason is None:
+                # Counted, so that a process that slept looks first.
+                self._unanswered += min(at - before, 2 * self._interval)
+                self._judge(self._unanswered)
+            elif self._gate.closed_at is not None and time.monotonic() - self._gate.closed_at > self._overdue_seconds:
+                if self._on_overdue is not None and not self._over.is_set():
+                    self._on_overdue()
                 return

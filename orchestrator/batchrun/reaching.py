@@ -55,7 +55,7 @@ def reach(url: str, *, seconds: float = REACH_SECONDS, missing_seconds: float = 
     while True:
         left = began + seconds - time.monotonic()
         try:
-            return _within(look, left)
+            return within(look, left)
         except TimeoutError:
             raise UnreachableError(f"it gave no answer within {seconds:g} s") from None
         except JobNotFoundError as e:
@@ -77,8 +77,8 @@ def unreachable(url: str, error: Exception, door: Door) -> Ending:
     return Ending("FAILED", UNREACHABLE, text[0].upper() + text[1:])
 
 
-def _within(function: Callable[[], T], seconds: float) -> T:
-    """What a function gives; a client library that waits is left behind after so many seconds.
+def within(function: Callable[[], T], seconds: float) -> T:
+    """What a function gives; a client library that waits is left behind after so many seconds, in its thread.
 
     Raises:
         TimeoutError: it did not end in time.
@@ -92,7 +92,7 @@ def _within(function: Callable[[], T], seconds: float) -> T:
         except BaseException as e:  # noqa: BLE001 - raised in the caller
             future.set_exception(e)
 
-    threading.Thread(target=run, name="first-look", daemon=True).start()
+    threading.Thread(target=run, name="within", daemon=True).start()
     return future.result(max(0.1, seconds))
 
 

@@ -15,7 +15,7 @@ from orchestrator.batchrun.ending import Ending, ending, sentence
 from orchestrator.batchrun.fence import Fence
 from orchestrator.batchrun.isolation import order, with_signal
 from orchestrator.batchrun.options import JobSettings, Options
-from orchestrator.batchrun.reaching import UnreachableError, reach, unreachable
+from orchestrator.batchrun.reaching import UnreachableError, reach, unreachable, within
 from orchestrator.batchrun.recorder import printable
 from orchestrator.core.model import BatchReference, Counts, EndReason, Item, ItemOutcome, StopMode
 from orchestrator.errors import ConfigurationError, JobConflictError, RunDiedError, StoreUnavailableError
@@ -25,6 +25,8 @@ from orchestrator.store.ledger import refuse
 
 _LAST_RESORT_SECONDS = 5.0  # after the grace: by then a run whose loop answers has ended
 _LAST_WORD_TRIES = 5
+_LAST_WORD_SECONDS = 30.0  # for storage that does not answer any more
+_CUT_OFF_EXIT_SECONDS = 60.0  # for Prefect to be told, when whoever lost the storage may have lost Prefect too
 
 
 class Direct(Run):
@@ -246,16 +248,25 @@ class Attempt(Run):
         return last
 
     def _last_word(self, reason: EndReason, counts: Counts, in_progress: list[int]) -> None:
-        assert self._ledger is not None
-        record = EndRecord(reason, counts, tuple(in_progress))
-        for tries_left in reversed(range(_LAST_WORD_TRIES)):
-            try:
-                self._ledger.end(record)
-                return
-            except StoreUnavailableError:
-                if not tries_left:
-                    raise
-                time.sleep(1.0)
+        ledger, record = self._ledger, EndRecord(reason, counts, tuple(in_progress))
+        assert ledger is not None
+
+        def write() -> None:
+            for tries_left in reversed(range(_LAST_WORD_TRIES)):
+                try:
+                    ledger.end(record)
+                    return
+                except StoreUnavailableError:
+                    if not tries_left:
+                        raise
+                    time.sleep(1.0)
+
+        if reason is EndReason.LEASE_LOST:
+            self.door.end_process_after(_CUT_OFF_EXIT_SECONDS)
+        try:
+            within(write, _LAST_WORD_SECONDS)
+        except TimeoutError as error:
+            raise StoreUnavailableError(f"no answer within {_LAST_WORD_SECONDS:g} s") from error
 
     def _abandon(self, error: BaseException) -> None:
         """Leave the truth behind when an exception ends the run: terminated, or an error before the items' end."""

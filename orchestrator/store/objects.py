@@ -33,6 +33,9 @@ _READ_ONLY = {"http", "https", "zip", "tar", "data", "github", "reference", "git
 _EXISTS_CODES = {"PreconditionFailed", "412", "ConditionNotMet", "BlobAlreadyExists", "FileAlreadyExists"}
 _CONFLICT_CODES = {"ConditionalRequestConflict", "OperationAborted", "409"}
 
+S3_PATIENCE: Mapping[str, Any] = {"connect_timeout": 10, "read_timeout": 20, "retries": {"total_max_attempts": 2}}
+"""botocore alone waits five times sixty seconds for a server that does not answer; s3fs asks again by itself."""
+
 _filesystems: dict[tuple[object, ...], Any] = {}
 _filesystems_lock = threading.Lock()
 
@@ -65,6 +68,8 @@ def file_system(url: str, options: Mapping[str, Any] = {}) -> Any:
     """
     kind = file_system_class(url)
     options = {**kind._get_kwargs_from_urls(url), **options}
+    if scheme_of(url) in ("s3", "s3a"):
+        options["config_kwargs"] = S3_PATIENCE | dict(options.get("config_kwargs") or {})
     place = (os.getpid(), scheme_of(url), *sorted((str(k), repr(v)) for k, v in options.items()))
     with _filesystems_lock:
         if place not in _filesystems:
