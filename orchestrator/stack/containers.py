@@ -57,6 +57,8 @@ def docker_template(
     for name, value in defaults.items():
         variables[name]["default"] = value
     variables["mem_limit"]["description"] += " There is no swap above it."
+    variables["image"]["description"] = "What containers start from; this package and the server's Prefect are in it."
+    variables["command"]["description"] = "What a container starts; see docs/containers.md before you change it."
     variables |= {
         "user": {
             "anyOf": [{"type": "string"}, {"type": "null"}], "default": user, "title": "User",
