@@ -36,9 +36,7 @@ async def plain_loop(children: int, at_once: int) -> dict[str, Any]:
 async def ours(children: int, at_once: int, deployment: str = "bench-noop/default") -> dict[str, Any]:
     from orchestrator import orchestrate
 
-    report = await orchestrate(
-        deployment, range(children), batch_size=1, max_in_flight=at_once, on_failure="return"
-    )
+    report = await orchestrate(deployment, range(children), batch_size=1, max_in_flight=at_once, on_failure="return")
     return {"completed": report.batches.completed, "api_requests": report.api_requests}
 
 

@@ -111,7 +111,7 @@ def watch(
             samples = list(_samples(where, parent, time.monotonic() + deadline_seconds))
         finally:
             parent.kill()
-            parent.wait()
+            parent.communicate()
             worker.terminate()
             said, _ = worker.communicate(timeout=60)
     if not samples or not samples[-1].get("over"):
