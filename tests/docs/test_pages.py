@@ -45,6 +45,7 @@ NEED = {
     "docs/cloud.md": "a server",
     "docs/operations.md": "a server, and PostgreSQL and redis-server that nobody uses yet",
     "docs/batch-flows.md": "a server, and a work pool `local` with a worker",
+    "docs/secrets.md": "a server, and a work pool `local` with a worker",
     "docs/jobs.md": "a server, and a work pool `local` with a worker",
     "docs/patterns/batch-task.md": "a server",
     "docs/patterns/records.md": "a server, and a work pool `local` with a worker",
