@@ -89,7 +89,7 @@ def test_a_container_may_do_what_its_run_needs_and_nothing_else(
     finally:
         gate.touch()
     assert await_end(stack, parent, LONG)["state_type"] == "COMPLETED"
-    assert container.id not in [other.id for other in job.engine.containers() if other.status == "running"]
+    eventually(lambda: not job.containers(), 60, "the container is gone")
 
 
 @pytest.fixture(scope="module")
