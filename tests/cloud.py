@@ -59,6 +59,7 @@ class CountingProxy:
         self.key, self.most, self.seconds = key, most, seconds
         self.asked: list[Asked] = []
         self._passed: deque[float] = deque()
+        self._use_up: tuple[str, int] | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="counting proxy", daemon=True)
         self._servers: dict[str, asyncio.Server] = {}
@@ -75,12 +76,17 @@ class CountingProxy:
             self._servers[name] = asyncio.run_coroutine_threadsafe(listen(), self._loop).result(30)
         return f"http://127.0.0.1:{self._servers[name].sockets[0].getsockname()[1]}/api"
 
-    def limit_now(self) -> None:
-        """Forget what was asked so far: a test's own preparation is no part of what it counts."""
+    def limit_now(self, use_up: tuple[str, int] | None = None) -> None:
+        """Forget what was asked so far: a test's own preparation is no part of what it counts.
+
+        Args:
+            use_up: Once so many requests were passed on at that door, others have used the limit up, once.
+        """
 
         async def forget() -> None:
             self.asked.clear()
             self._passed.clear()
+            self._use_up = use_up
 
         asyncio.run_coroutine_threadsafe(forget(), self._loop).result(30)
 
@@ -130,6 +136,9 @@ class CountingProxy:
         is_websocket = headers.get("upgrade", "").lower() == "websocket"
         by_message = is_websocket and "authorization" not in headers and "sec-websocket-protocol" in headers
         answer = self._judge(headers, by_message)
+        if self._use_up is not None and door == self._use_up[0] and self.count(door)[0] >= self._use_up[1]:
+            self._use_up = None
+            self._passed.extend([time.monotonic()] * ((self.most or 0) - len(self._passed)))
         now = time.monotonic()
         self.asked.append(Asked(now, door, method, path, is_websocket, answer))
         if answer:

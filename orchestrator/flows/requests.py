@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from orchestrator.engine.pace import LEAST_BUDGET
 from orchestrator.errors import ConfigurationError
 
-CHILD_REQUESTS = 28
-"""HTTP requests and websockets of one no-op child run. Source: measured on Prefect 3.8.8."""
+CHILD_REQUESTS = 31
+"""HTTP requests and websockets of a no-op child run, and of its worker for it; the worker's polling comes on top.
+
+Source: counted by a proxy, Prefect 3.8.8 (`tests/e2e/test_request_limits.py`).
+"""
 NEWS_AFTER_SECONDS = 5.0
 """A child run tells no news before that age."""
 PARENT_REQUESTS_PER_CHILD = 6

@@ -158,7 +158,7 @@ def test_a_plan_creates_nothing(children):
     where = f"memory://call-{next(_numbers)}"
     plan = plan_sync(**wanted(storage=where, job_id="j"))
     assert (plan.items, plan.batches, plan.largest) == (20, 4, 5)
-    assert plan.to_json()["api_requests"] == {"parent": 24, "children": 112}
+    assert plan.to_json()["api_requests"] == {"parent": 24, "children": 124}
     assert JobFolder(f"{where}/j").store.list() == []
     empty = plan_sync(**wanted(items=[], storage=where))
     assert (empty.items, empty.batches, empty.waves) == (0, 0, 0)
