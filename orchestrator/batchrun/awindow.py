@@ -150,7 +150,7 @@ class AsyncWindow:
                 task = asyncio.current_task()
                 if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                     raise  # the run is being ended; otherwise the user's code leaked a cancellation of its own
-                if tries > options.item_retries:
+                if not options.tries_again(error, tries, self._door.logger.warning):
                     recorder.fail(item, error, tries, time.perf_counter() - began)
                     return
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from orchestrator.errors import ConfigurationError
 
 Executor = Literal["threads", "processes"]
 Per = Literal["item", "batch"]
+RetryIf = Callable[[Exception], bool]
 
 _LEAST_NEWS_SECONDS = 2.0
 
@@ -32,6 +33,7 @@ class Options:
     executor: Executor = "threads"
     per: Per = "item"
     fail_run_when: Switch | None = None
+    item_retry_if: RetryIf | None = None
 
     def __post_init__(self) -> None:
         def require(holds: bool, field: str, message: str) -> None:
@@ -47,6 +49,16 @@ class Options:
             "item_timeout_seconds",
             "must be more than 0 seconds, or None for no timeout",
         )
+        require(
+            self.item_retry_if is None or callable(self.item_retry_if),
+            "item_retry_if",
+            "must be a function of the exception that says whether another try may help",
+        )
+        require(
+            self.item_retry_if is None or self.executor != "processes",
+            "item_retry_if",
+            'has no meaning with executor="processes": exceptions stay in the process that raised them',
+        )
         require(self.executor in ("threads", "processes"), "executor", "must be 'threads' or 'processes'")
         require(self.per in ("item", "batch"), "per", "must be 'item' or 'batch'")
         for field, names in (("concurrency_limits", self.concurrency_limits), ("rate_limits", self.rate_limits)):
@@ -59,6 +71,7 @@ class Options:
                 for name, chosen in (
                     ("item_concurrency", self.item_concurrency != 1),
                     ("item_retries", self.item_retries),
+                    ("item_retry_if", self.item_retry_if is not None),
                     ("item_timeout_seconds", self.item_timeout_seconds is not None),
                     ("rate_limits", self.rate_limits),
                     ("executor", self.executor != "threads"),
@@ -68,6 +81,22 @@ class Options:
             require(
                 not given, given[0] if given else "per", 'has no meaning with per="batch": the function gets all items'
             )
+
+    def tries_again(self, error: BaseException, tries: int, say: Callable[[str], None]) -> bool:
+        """Whether an item that failed so often, at last with this error, is tried once more.
+
+        Args:
+            say: Takes a line when the author's own rule raised; the item then fails with what it failed with.
+        """
+        if tries > self.item_retries:
+            return False
+        if self.item_retry_if is None or not isinstance(error, Exception):
+            return True
+        try:
+            return bool(self.item_retry_if(error))
+        except Exception as wrong:  # noqa: BLE001 - the author's own code: no reason to lose what the item failed with
+            say(f"item_retry_if raised {type(wrong).__name__}: the item is not tried again")
+            return False
 
 
 def fail_rule(text: str | Switch | None) -> Switch | None:

@@ -231,7 +231,7 @@ class Window:
                 worker.since = None
                 if worker.abandoned:
                     return
-                if worker.tries > options.item_retries:
+                if not options.tries_again(error, worker.tries, self._door.logger.warning):
                     recorder.fail(item, error, worker.tries, time.perf_counter() - began)
                     break
             else:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from orchestrator.batchrun.conduct import Chosen
 from orchestrator.batchrun.ending import Ending, ItemsFailedError
-from orchestrator.batchrun.options import Executor, Options, Per, fail_rule
+from orchestrator.batchrun.options import Executor, Options, Per, RetryIf, fail_rule
 from orchestrator.batchrun.run import arun_batch, arun_items, run_batch, run_items
 from orchestrator.core.killswitch import Switch
 from orchestrator.core.model import BatchReference
@@ -31,7 +31,8 @@ _DOCUMENTED = {
 
 @overload
 def batch_flow(process: Callable[..., Any], /, *, name: str | None = None, item_concurrency: int = 1,
-               item_retries: int = 0, item_retry_delay_seconds: float = 0, item_timeout_seconds: float | None = None,
+               item_retries: int = 0, item_retry_delay_seconds: float = 0, item_retry_if: RetryIf | None = None,
+               item_timeout_seconds: float | None = None,
                concurrency_limits: Sequence[str] = (), rate_limits: Sequence[str] = (),
                executor: Executor = "threads", per: Per = "item", fail_run_when: str | Switch | None = None,
                **flow_kwargs: Any) -> Flow[..., Any]: ...  # fmt: skip
@@ -39,7 +40,8 @@ def batch_flow(process: Callable[..., Any], /, *, name: str | None = None, item_
 
 @overload
 def batch_flow(*, name: str | None = None, item_concurrency: int = 1,
-               item_retries: int = 0, item_retry_delay_seconds: float = 0, item_timeout_seconds: float | None = None,
+               item_retries: int = 0, item_retry_delay_seconds: float = 0, item_retry_if: RetryIf | None = None,
+               item_timeout_seconds: float | None = None,
                concurrency_limits: Sequence[str] = (), rate_limits: Sequence[str] = (),
                executor: Executor = "threads", per: Per = "item", fail_run_when: str | Switch | None = None,
                **flow_kwargs: Any) -> Callable[[Callable[..., Any]], Flow[..., Any]]: ...  # fmt: skip
@@ -53,6 +55,7 @@ def batch_flow(
     item_concurrency: int = 1,
     item_retries: int = 0,
     item_retry_delay_seconds: float = 0,
+    item_retry_if: RetryIf | None = None,
     item_timeout_seconds: float | None = None,
     concurrency_limits: Sequence[str] = (),
     rate_limits: Sequence[str] = (),
@@ -75,6 +78,8 @@ def batch_flow(
         item_concurrency: Items in progress at once in one run; one ends, the next starts.
         item_retries: Further tries of an item that failed.
         item_retry_delay_seconds: Seconds between two tries.
+        item_retry_if: Whether another try may help, asked with the exception of the last one; by default always. For
+            example `lambda error: not isinstance(error, ValueError)`.
         item_timeout_seconds: Seconds that one try may take before its item fails with `ItemTimeoutError`. A sync
             function in a thread cannot be interrupted: it is left behind, not tried again, and once `item_concurrency`
             hang, the run ends for a new attempt. With `executor="processes"` its process is ended.
@@ -102,7 +107,7 @@ def batch_flow(
         item_concurrency, item_retries, item_retry_delay_seconds, item_timeout_seconds,
         concurrency_limits if isinstance(concurrency_limits, str) else tuple(concurrency_limits),  # type: ignore[arg-type]
         rate_limits if isinstance(rate_limits, str) else tuple(rate_limits),  # type: ignore[arg-type]
-        executor, per, fail_rule(fail_run_when),
+        executor, per, fail_rule(fail_run_when), item_retry_if,
     )  # fmt: skip
     if flow_kwargs.get("retries"):
         raise ConfigurationError(

@@ -50,5 +50,7 @@ def tasked(item: str) -> str:
 
 assert_type(tasked, Flow[..., Any])
 
+batch_flow(process, item_retries=2, item_retry_if=lambda error: isinstance(error, TimeoutError))
+batch_flow(process, item_retry_if="always")  # type: ignore[call-overload]
 batch_flow(process, executor="fibres")  # type: ignore[call-overload]
 batch_flow(process, item_concurrency="8")  # type: ignore[call-overload]

@@ -233,6 +233,39 @@ def test_a_failed_item_is_tried_again_and_its_tries_are_counted(tmp_path: Path, 
     assert [(r.outcome, r.tries) for r in job.folder.outcomes()] == [("succeeded", 1), ("succeeded", 3), ("failed", 3)]
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_only_errors_for_which_another_try_may_help_are_tried_again(tmp_path: Path, door: Door, kind: str) -> None:
+    def process(item: int) -> int:
+        raise TimeoutError("slow") if item == 0 else ValueError("bad")
+
+    async def aprocess(item: int) -> int:
+        return process(item)
+
+    options: dict[str, Any] = {"item_retries": 2, "item_retry_if": lambda error: isinstance(error, TimeoutError)}
+    job = StagedJob(tmp_path, [0, 1])
+    if kind == "sync":
+        run_batch(job.reference(), chosen(process, **options), door)
+    else:
+        asyncio.run(arun_batch(job.reference(), chosen(aprocess, **options), door))
+    assert [(r.error_type, r.tries) for r in job.folder.outcomes()] == [("TimeoutError", 3), ("ValueError", 1)]
+
+
+def test_a_rule_for_tries_that_raises_hides_no_error(
+    tmp_path: Path, door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    def process(item: int) -> None:
+        raise TimeoutError("slow")
+
+    def rule(error: Exception) -> bool:
+        raise KeyError("rule")
+
+    job = StagedJob(tmp_path, [0])
+    caplog.set_level(logging.WARNING, "orchestrator.batchrun")
+    run_batch(job.reference(), chosen(process, item_retries=5, item_retry_if=rule), door)
+    assert [(r.error_type, r.tries) for r in job.folder.outcomes()] == [("TimeoutError", 1)]
+    assert any("item_retry_if raised KeyError" in record.getMessage() for record in caplog.records)
+
+
 def test_twenty_failures_are_warned_of_one_by_one(tmp_path: Path, door: Door, caplog: pytest.LogCaptureFixture) -> None:
     def process(item: int) -> None:
         raise ValueError(f"bad {item}")
@@ -633,6 +666,9 @@ def test_no_items_are_a_completed_run(door: Door) -> None:
         {"executor": "fibres"},
         {"concurrency_limits": "service"},
         {"per": "batch", "item_concurrency": 4},
+        {"item_retry_if": ValueError("no function")},
+        {"executor": "processes", "item_retry_if": bool},
+        {"per": "batch", "item_retry_if": bool},
     ],
 )
 def test_options_that_do_not_fit_are_refused_by_name(options: dict[str, Any]) -> None:
