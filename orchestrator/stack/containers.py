@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
@@ -41,7 +42,7 @@ def docker_template(
         user: `uid[:gid]` of the processes inside; None: the image's own.
     """
     # Source: prefect_docker/worker.py `DockerWorkerJobConfiguration`, 0.7.4: `container_create_kwargs` go to docker-py.
-    from prefect_docker.worker import DockerWorker
+    from prefect_docker.worker import DockerWorker  # type: ignore[import-untyped]
 
     template: dict[str, Any] = DockerWorker.get_default_base_job_template()
     variables: dict[str, Any] = template["variables"]["properties"]
@@ -121,23 +122,25 @@ def check_engine(image: str = IMAGE) -> None:
     Raises:
         ConfigurationError: it does not; the text says what to do.
     """
-    from docker.errors import DockerException, ImageNotFound
-
-    import docker
-
+    docker = _docker()
     try:
         client = docker.from_env(timeout=10)
-    except DockerException as e:
+    except docker.errors.DockerException as e:
         raise _no_engine(e) from e
     try:
         client.images.get(image)
-    except ImageNotFound as e:
+    except docker.errors.ImageNotFound as e:
         build = f"build it in a checkout of this package: {BUILD}" if image == IMAGE else f"docker pull {image}"
         raise ConfigurationError(f"the Docker engine has no image {image}; {build}", field="image") from e
-    except (DockerException, OSError) as e:
+    except (docker.errors.DockerException, OSError) as e:
         raise _no_engine(e) from e
     finally:
         client.close()
+
+
+def _docker() -> Any:
+    """The engine's client library, which has no types; imported when it is wanted, by those who want containers."""
+    return import_module("docker")
 
 
 def _no_engine(error: Exception) -> ConfigurationError:
@@ -151,23 +154,20 @@ def _no_engine(error: Exception) -> ConfigurationError:
 
 def remove_containers(label: str, value: str) -> int:
     """End and remove the containers that carry a label; how many there were. An engine that is gone has none."""
-    from docker.errors import APIError, DockerException
-
-    import docker
-
+    docker = _docker()
     try:
         client = docker.from_env(timeout=30)
-    except DockerException:
+    except docker.errors.DockerException:
         return 0
     try:
         found = client.containers.list(all=True, filters={"label": f"{label}={value}"}, ignore_removed=True)
         for container in found:
             try:
                 container.remove(force=True)
-            except APIError:
+            except docker.errors.APIError:
                 pass  # it is going already
         return len(found)
-    except (DockerException, OSError):
+    except (docker.errors.DockerException, OSError):
         return 0
     finally:
         client.close()

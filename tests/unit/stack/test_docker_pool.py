@@ -36,7 +36,7 @@ def test_a_container_is_started_as_the_template_says() -> None:
     assert (job.mem_limit, job.memswap_limit) == ("1g", "1g")
     assert job.container_create_kwargs == {
         "init": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"], "read_only": True,
-        "pids_limit": 512, "tmpfs": {"/tmp": "rw,nosuid,nodev,noexec,size=512m,mode=1777"}, "user": None,
+        "pids_limit": 512, "tmpfs": {"/tmp": "rw,nosuid,nodev,noexec,size=512m,mode=1777"},
     }  # fmt: skip
     assert job.env["PREFECT_HOME"] == "/tmp/prefect"
 
