@@ -20,7 +20,7 @@ def test_the_builder_sees_the_package_the_examples_and_the_locks_alone(tmp_path:
               "orchestrator/core/model.py", "orchestrator/py.typed", "deployments/records/flows.py"}  # fmt: skip
     unwanted = {".env", ".env.local", "docker/.env", "deployments/.env", "orchestrator/.env.prod", ".git/config",
                 "tests/conftest.py", "benchmarks/x.py", "docs/x.md", "secrets.txt", "orchestrator/__pycache__/a.pyc",
-                ".venv/bin/python", "orchestrator/old.pyc", "prefect.yaml", "docker/compose.yaml", "x.jsonl"}  # fmt: skip
+                ".venv/bin/python", "orchestrator/old.pyc", "prefect.yaml", "docker/x.yaml", "x.jsonl"}  # fmt: skip
     for name in wanted | unwanted:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
