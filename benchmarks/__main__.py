@@ -12,6 +12,7 @@ from benchmarks import (
     batch_task,
     budget,
     children,
+    containers,
     databases,
     drill,
     images,
@@ -31,8 +32,9 @@ from orchestrator.stack import Stack
 SIMULATED: dict[str, Callable[[], list[Row]]] = {"window": window.rows, "requests": budget.rows, "scale": scale.rows}
 LONG: dict[str, Callable[[], list[Row]]] = {
     "databases": databases.rows, "postgres_scale": postgres_scale.rows, "object_store": object_store.rows,
+    "containers": containers.rows,
 }  # fmt: skip
-"""With servers of their own, and for a quarter of an hour each: run by name."""
+"""With servers of their own and for minutes, or with an engine: run by name."""
 REAL: dict[str, Callable[[Stack], list[Row]]] = {
     "children": children.rows, "items": items.rows, "stopping": stopping.rows,
     "units": units.rows, "batch_task": batch_task.rows,
