@@ -149,7 +149,6 @@ def written(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*") if path.is_file()}
 
 
-@pytest.mark.campaign  # minutes on a busy machine
 def test_a_service_that_is_down_stops_the_job_and_the_rest_is_delivered_once_by_a_retry(
     deployed: Stack, program: Program
 ) -> None:
@@ -173,7 +172,7 @@ def test_a_service_that_is_down_stops_the_job_and_the_rest_is_delivered_once_by_
         assert report["verdict"] == "tripped"
         assert "ConnectError" in report["kill_switch"]["clause"]
         assert "Error" in json.dumps(report["kill_switch"]["first_failure"])
-        print(f"stopped {took:.1f} s after the service died")
+        assert took < 60, f"stopped {took:.1f} s after the service died"
         assert report["items"]["not_started"] > 0
         before = written(out)
         assert not [name for name in before if name.endswith(".part")]
