@@ -20,7 +20,7 @@ from orchestrator.batchrun.door import Door
 from orchestrator.batchrun.ending import Ending
 from orchestrator.core.model import UNREACHABLE
 from orchestrator.errors import ConfigurationError, EngineError, JobNotFoundError, OrchestratorError
-from orchestrator.store import JobFolder, here, is_local, shown
+from orchestrator.store import JobFolder, here, local_path, shown
 
 T = TypeVar("T")
 REACH_SECONDS = 15.0
@@ -98,18 +98,25 @@ def within(function: Callable[[], T], seconds: float) -> T:
 
 def _what_is_there(url: str) -> str:
     """What one finds where a folder should be."""
-    if not is_local(url):
+    if (place := _path(url)) is None:
         return "there is no such job in it"
-    path = url
+    path = place
     while not os.path.isdir(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)
-    if path == url:
+    if path == place:
         return "the folder is there, and no job in it"
     return f"there is no such folder, only {path}"
 
 
+def _path(url: str) -> str | None:
+    try:
+        return local_path(url)
+    except OrchestratorError:
+        return None  # what its block says cannot be told
+
+
 def _remedy(url: str, what: str) -> str:
-    if is_local(url):
+    if _path(url) is not None:
         return (
             "Give child runs the same folder under the same path (a volume of their containers, a shared file system "
             "of their machines), or give the job a storage that both sides reach: s3://..., block:..."

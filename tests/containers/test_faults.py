@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from orchestrator import orchestrate_sync
 from orchestrator.stack import Stack
 from orchestrator.stack.containers import COMMAND
+from tests.chaos.proxy import Mode, Proxy
 from tests.containers.jobs import DOCKER_POOL, ContainerJob, deploy_in_containers
 from tests.integration import job_flows
 from tests.integration.job_support import MARKS, check, in_background, items, read_run, seconds, set_state
+from tests.s3server import s3_server
 from tests.support import eventually
 
 pytestmark = MARKS
@@ -134,7 +138,7 @@ def test_an_image_that_is_not_there_ends_each_batch_with_its_name(stack: Stack, 
     assert (report.batches.crashed, report.items.not_started) == (2, 2), report
     assert [run["state_type"] for run in job.children()] == ["CRASHED"] * 4
     print([run["state"]["message"] for run in job.children()])
-    assert image in job.children()[0]["state"]["message"]
+    assert "no-such-image" in job.children()[0]["state"]["message"]
 
 
 def test_a_child_cancelled_while_its_container_comes_up_settles_soon(stack: Stack, job: ContainerJob) -> None:
@@ -154,3 +158,81 @@ def test_a_child_cancelled_while_its_container_comes_up_settles_soon(stack: Stac
     assert (report.batches.cancelled, report.items.not_started) == (1, 2)
     assert job.trace() == []
     job.engine.nothing_left()
+
+
+# ---------------------------------------------------------------------- the network
+
+
+@pytest.fixture
+def proxies() -> Iterator[Callable[[str], Proxy]]:
+    """Makes proxies before servers of this machine, which lose what they are told to lose."""
+    made: list[Proxy] = []
+
+    def before(url: str) -> Proxy:
+        proxy = Proxy(int(urlsplit(url).port or 0))
+        proxy.start()
+        made.append(proxy)
+        return proxy
+
+    yield before
+    for proxy in made:
+        proxy.set(Mode.PASS)
+        proxy.stop()
+
+
+def test_a_container_that_loses_prefect_alone_does_its_batch_and_its_outcomes_count(
+    stack: Stack, job: ContainerJob, proxies: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reaches the job folder: nobody stopped it, and its parent lives. That it is done, the folder says."""
+    monkeypatch.setenv("ORCHESTRATOR_CANCEL_DEADLINE_SECONDS", "5")
+    api = proxies(stack.api_url)
+    cut = deploy_in_containers(job_flows.work, "work", "cut", job_variables={"env": {"PREFECT_API_URL": api.url}})
+    gate = job.home / "gate"
+    what: list[dict[str, Any]] = [{"n": 0}, {"n": 1, "gate": str(gate)}, {"n": 2}]
+    running = in_background(lambda: orchestrate_sync(cut, what, batch_size=3, **job.request))
+    job.wait_until_started(2, LONG)
+    api.set(Mode.BLACKHOLE)
+    gate.touch()
+    report = running.result(timeout=LONG)
+    assert report.items.succeeded == 3
+    assert job.started() == [0, 1, 2], "no item ran twice"
+    assert len(job.children()) == 1
+    api.set(Mode.PASS)
+    job.engine.nothing_left(LONG)
+
+
+def test_a_container_that_loses_its_storage_stops_by_itself_and_its_rest_is_done_by_another(
+    stack: Stack, job: ContainerJob, proxies: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the folder nobody can tell it to stop: it hears no sign of life of its parent any more, and stops.
+
+    Prefect is lost with it: a machine behind a broken network. Connections stay open, and nothing comes through.
+    """
+    monkeypatch.setenv("ORCHESTRATOR_BEAT_SECONDS", "2")
+    monkeypatch.setenv("ORCHESTRATOR_LEASE_SECONDS", "6")
+    monkeypatch.setenv("ORCHESTRATOR_CANCEL_DEADLINE_SECONDS", "5")
+    with s3_server() as s3:
+        api, storage = proxies(stack.api_url), proxies(s3.endpoint)
+        env = {
+            **s3.environment, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{storage.port}", "PREFECT_API_URL": api.url,
+        }  # fmt: skip
+        lost = deploy_in_containers(job_flows.work, "work", "lost", job_variables={"env": env})
+        job.storage = f"s3://jobs/{job.job[-4:]}"
+        what = items(600, seconds=0.5)
+        running = in_background(
+            lambda: orchestrate_sync(lost, what, batch_size=600, enough_when="succeeded >= 20", **job.request)
+        )
+        job.wait_until_started(3, LONG)
+        (first,) = job.children()
+        storage.set(Mode.BLACKHOLE)
+        api.set(Mode.BLACKHOLE)
+        cut = time.time()
+        eventually(lambda: time.time() - job.last_start() > 8, 120, "the end of the first container's items")
+        print(f"last item started {job.last_start() - cut:.1f} s after the network was lost")
+        assert job.last_start() - cut < 6 + 2 * 1 + 5, "the sign of life, two looks, what a busy machine adds"
+        storage.set(Mode.PASS)
+        api.set(Mode.PASS)
+        report = running.result(timeout=LONG)
+        assert (report.verdict.value, len(job.children())) == ("enough", 2)
+        assert read_run(stack, first["id"])["state_type"] in ("CANCELLED", "CRASHED", "FAILED")
+        job.engine.nothing_left(LONG)

@@ -16,6 +16,7 @@ from prefect.filesystems import LocalFileSystem, RemoteFileSystem
 import orchestrator.flows  # noqa: F401 - it knows who reads blocks
 from orchestrator.core.model import Counts, EndReason, Failure, ItemOutcome, StopCause, StopMode, StopRecord
 from orchestrator.errors import AttemptTakenError, InternalError, JobConflictError, JobNotFoundError
+from orchestrator.stack import Stack
 from orchestrator.store import (
     EndRecord,
     JobFolder,
@@ -44,6 +45,15 @@ def s3() -> Iterator[S3Server]:
 BLOCKS = [pytest.param(kind, marks=pytest.mark.real) for kind in ("block-local", "block-s3")]
 
 
+@pytest.fixture(scope="module")
+def blocks(session_stack: Stack, s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Blocks with all that their storage needs, by kind."""
+    with session_stack.activated():
+        LocalFileSystem(basepath=str(tmp_path_factory.mktemp("blocks"))).save("store", _sync=True)
+        RemoteFileSystem(basepath="s3://jobs/blocks", settings=s3.block_settings()).save("store", _sync=True)
+    return {"block-local": "block:local-file-system/store", "block-s3": "block:remote-file-system/store"}
+
+
 @pytest.fixture(params=["local", "memory", "s3", *BLOCKS])
 def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     name = uuid.uuid4().hex
@@ -51,19 +61,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         return str(tmp_path / "jobs" / name)
     if request.param == "memory":
         return f"memory://jobs/{name}"
-    if request.param == "block-local":
-        request.getfixturevalue("stack")
-        LocalFileSystem(basepath=str(tmp_path / "jobs")).save(f"store-{name}", _sync=True)
-        return f"block:local-file-system/store-{name}/job"
     s3 = request.getfixturevalue("s3")
-    if request.param == "block-s3":
-        request.getfixturevalue("stack")
-        for variable in s3.environment:  # what it needs is in the block
-            monkeypatch.delenv(variable, raising=False)
-        block = RemoteFileSystem(basepath="s3://jobs/blocks", settings=s3.block_settings())
-        block.save("store-s3", overwrite=True, _sync=True)
-        return f"block:remote-file-system/store-s3/{name}"
-    return f"s3://jobs/{name}"
+    if request.param == "s3":
+        return f"s3://jobs/{name}"
+    block = request.getfixturevalue("blocks")[request.param]
+    request.getfixturevalue("stack")
+    for variable in s3.environment:  # what it needs is in the block
+        monkeypatch.delenv(variable, raising=False)
+    return f"{block}/{name}"
 
 
 @pytest.fixture

@@ -80,6 +80,8 @@ def test_one_deployment_of_several_that_does_not_reach_it_ends_the_job_by_its_na
     assert f"child runs of {heavy} cannot work" in report.reason
     assert f"({here}/other/jobs/{job.job})" in report.reason
     assert f"({here}/jobs/{job.job})" in report.reason
+    assert f"there is no such folder, only {here}" in report.reason
+    assert "Give child runs the same folder under the same path" in report.reason
 
 
 def test_a_package_that_child_runs_lack_is_named(stack: Stack, job: Watched, tmp_path: Path) -> None:
