@@ -135,10 +135,10 @@ class CountingProxy:
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         is_websocket = headers.get("upgrade", "").lower() == "websocket"
         by_message = is_websocket and "authorization" not in headers and "sec-websocket-protocol" in headers
-        answer = self._judge(headers, by_message)
         if self._use_up is not None and door == self._use_up[0] and self.count(door)[0] >= self._use_up[1]:
             self._use_up = None
             self._passed.extend([time.monotonic()] * ((self.most or 0) - len(self._passed)))
+        answer = self._judge(headers, by_message)
         now = time.monotonic()
         self.asked.append(Asked(now, door, method, path, is_websocket, answer))
         if answer:

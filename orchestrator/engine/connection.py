@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -127,14 +127,18 @@ class Connection:
         await self.pace.take()
         self.requests += 1
 
+    def turned_away(self, status: int, headers: Mapping[str, str]) -> None:
+        """A request or a websocket was answered so: where that means too many, nothing is sent for a while."""
+        if status == TOO_MANY:
+            self.pace.hold(_retry_after(headers))
+
     async def _count(self, request: httpx.Request) -> None:
         await self.take_turn()
 
     async def _turn_away(self, response: httpx.Response) -> None:
-        if response.status_code == TOO_MANY:
-            self.pace.hold(_retry_after(response))
+        self.turned_away(response.status_code, response.headers)
         if _quick.get() and response.status_code in _BUSY:
-            raise BusyError(response.status_code, _retry_after(response))
+            raise BusyError(response.status_code, _retry_after(response.headers))
 
 
 def pause_before_retry(error: BaseException, pause: float) -> float:
@@ -144,9 +148,9 @@ def pause_before_retry(error: BaseException, pause: float) -> float:
     return pause * random.uniform(0.5, 1.5)
 
 
-def _retry_after(response: httpx.Response) -> float | None:
+def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that the server asks to wait, which it may also say as a date; None when it says neither."""
-    said = response.headers.get("Retry-After", "")
+    said = headers.get("Retry-After", "")
     try:
         seconds = float(said)
     except ValueError:

@@ -29,6 +29,7 @@ from prefect.client.schemas.objects import FlowRun as PrefectRun
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.events import emit_event
 from prefect.flow_runs import wait_for_flow_run
+from websockets.exceptions import InvalidStatus
 
 from orchestrator.core.model import Phase, Progress, RunId
 from orchestrator.engine import progress as progress_artifact
@@ -126,6 +127,9 @@ class PrefectGateway:
                 await self._connection.take_turn()  # its websocket
                 # Its annotation says whole seconds; anyio takes any.
                 seen = await wait_for_flow_run(UUID(run_id), timeout=timeout_seconds, client=client)  # type: ignore[arg-type]
+        except InvalidStatus as error:
+            self._connection.turned_away(error.response.status_code, error.response.headers)
+            return None
         except Exception:  # noqa: BLE001 - refused, cut, closed early, timed out or lying: all say nothing of the run
             return None
         run = run_of(seen, self._masker)

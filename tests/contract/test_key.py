@@ -158,3 +158,17 @@ async def test_a_server_that_turns_requests_away_slows_the_door_and_fails_nothin
     assert proxy.count("parent")[429] <= 10  # it waits as long as it is asked to, instead of trying
     assert len(said) == 1
     assert "asks for fewer requests" in said[0]
+
+
+async def test_a_websocket_that_is_turned_away_slows_the_door_too(stack: Stack, deployment: Deployment) -> None:
+    with (
+        counting(stack.api_url, most=30, seconds=60) as proxy,
+        temporary_settings({PREFECT_API_URL: proxy.door("parent")}),
+    ):
+        gateway = PrefectGateway()
+        run = await gateway.submit(submission(deployment))
+        proxy.limit_now(use_up=("parent", 0))
+        assert await gateway.wait(run.id, 30) is None
+        await gateway.close()
+    assert [(asked.is_websocket, asked.answer) for asked in proxy.of("parent") if asked.is_websocket] == [(True, 429)]
+    assert gateway.pace.turned_away == 1
