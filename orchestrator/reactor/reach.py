@@ -48,6 +48,6 @@ class Reach:
             self._reached.add(deployment.id)
             return None
         said = (command.how or "they cannot reach the job folder").rstrip(".")
-        ours = f"This parent run, on {here()}, reads and writes {shown(self._job.folder.url)}"
+        ours = f"This parent run ({here()}) reads and writes {shown(self._job.folder.url)}"
         reason = f"child runs of {deployment.name} cannot work: {said[0].lower()}{said[1:]}. {ours}."
         return StopRecord(StopMode.CANCEL, StopCause.FAILED, self._job.mask(reason), "parent run")

@@ -31,7 +31,7 @@ def check_ended_at_once(job: Watched, report: Report, deployment: str) -> None:
     assert [c["state_type"] for c in children if c["state_type"] not in TERMINAL] == []
     assert not [c for c in children if " again " in c["name"]], "no batch is tried again"
     assert f"child runs of {deployment} cannot work: cannot reach the job folder" in report.reason
-    assert "This parent run, on " in report.reason
+    assert "This parent run (" in report.reason
     assert "reads and writes" in report.reason
     assert job.trace() == []
 
