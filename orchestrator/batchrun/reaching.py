@@ -119,7 +119,7 @@ def _remedy(url: str, what: str) -> str:
     if _path(url) is not None:
         return (
             "Give child runs the same folder under the same path (a volume of their containers, a shared file system "
-            "of their machines), or give the job a storage that both sides reach: a URL such as s3://bucket/jobs, a block"
+            "of their machines), or give the job a storage that both sides reach: a URL (s3://bucket/jobs) or a block"
         )
     if "pip install" in what or "there is no block" in what:
         return "It is missing where child runs work, not where the parent run does"
