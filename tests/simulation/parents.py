@@ -13,6 +13,7 @@ from orchestrator.core.model import StopCause, StopMode, StopRecord
 from orchestrator.core.report import Report
 from orchestrator.engine.gateway import Run, Submission, always
 from orchestrator.engine.memory import MemoryGateway
+from orchestrator.engine.pace import Pace
 from orchestrator.errors import (
     EngineUnavailableError,
     InternalError,
@@ -46,7 +47,8 @@ class Door(MemoryGateway):
     """A parent's door to Prefect, that remembers the window in force when each creation was decided."""
 
     def __init__(self, parent: Parent) -> None:
-        super().__init__(engine=parent.world, submit_concurrency=parent.settings.submit_concurrency)
+        pace = Pace(parent.world.scenario.budget)
+        super().__init__(engine=parent.world, submit_concurrency=parent.settings.submit_concurrency, pace=pace)
         self._parent = parent
 
     async def submit(self, submission: Submission, wanted: Callable[[], bool] = always) -> Run:

@@ -305,6 +305,8 @@ def most_seconds(scenario: Scenario) -> float:
     )
     waits += sum(death.gap + 120 for death in scenario.deaths)
     waits += sum(abs(act.at) for act in scenario.acts[-1:]) + 400.0
+    if limit := min(filter(None, (scenario.budget, scenario.most_requests)), default=0):
+        waits += 60.0 * (10 + 40 * scenario.batches * attempts / limit) * (1 + len(scenario.deaths))
     return (
         3 * work
         + rounds * each

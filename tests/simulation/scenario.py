@@ -98,6 +98,8 @@ class Scenario:
     deaths: tuple[Death, ...] = ()
     acts: tuple[Act, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    budget: int | None = None  # the parents' own, of requests per minute; not drawn
+    most_requests: int | None = None  # per minute, the others are turned away; not drawn
 
     @property
     def total(self) -> int:
@@ -134,6 +136,9 @@ class Scenario:
         for name in ("store_glitches", "races", "freezes"):
             if value := getattr(self, name):
                 parts.append(f"{name.replace('_', ' ')} {value:.2f}")
+        for name in ("budget", "most_requests"):
+            if value := getattr(self, name):
+                parts.append(f"{name.replace('_', ' ')} {value} a minute")
         odd = {n: sum(bool(getattr(i, n)) if n != "fails" else i.fails != "never" for i in self.items)
                for n in ("fails", "kills", "hangs")}  # fmt: skip
         parts += [f"{n} items that {what}" for what, n in zip(("fail", "kill", "hang"), odd.values(), strict=True) if n]

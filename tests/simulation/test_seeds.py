@@ -36,6 +36,14 @@ def test_jobs_drawn_from_seeds_keep_every_promise_while_everything_goes_wrong():
     assert {"completed", "tripped", "cancelled", "enough"} <= sums.verdicts.keys()
 
 
+@pytest.mark.parametrize("limit", [{"budget": 20}, {"budget": 90}, {"most_requests": 40}], ids=str)
+def test_jobs_keep_every_promise_with_few_requests_too(limit):
+    for seed in (1, 4, 8, 17, 23, 42):
+        scenario = draw(seed).with_less(**limit)
+        played = play(scenario)
+        assert not played.violations, f"{scenario}: {played.violations[0]}"
+
+
 @pytest.mark.parametrize("seed", [3, 19, 46])
 def test_a_seed_tells_the_same_story_twice(seed):
     first, again = play(draw(seed), story=True), play(draw(seed), story=True)

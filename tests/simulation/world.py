@@ -78,6 +78,8 @@ class World(SimulatedEngine):
     def __init__(self, scenario: Scenario, child: Callable[[Any], Any], *, story: bool = False) -> None:
         rates, late = scenario.rates, scenario.late_seconds
         faults = Faults(seed=scenario.seed, rates=rates, fates=self._fate_of, late_seconds=late)
+        if scenario.most_requests is not None:
+            faults.at_most(scenario.most_requests)
         super().__init__(child, capacity=scenario.capacity, latencies=scenario.latencies, faults=faults)
         self.scenario, self.facts, self.lines = scenario, Facts(), [] if story else None
         self.violations: list[Violation] = []
