@@ -26,7 +26,7 @@ from orchestrator.errors import ConfigurationError, JobCancelledError, JobFailed
 from orchestrator.flows.plan import Plan, plan
 from orchestrator.flows.prepare import Prepared, check_shared, prepare, storage_root, take_over
 from orchestrator.flows.request import JobSpec, Limits, make_spec
-from orchestrator.flows.requests import BATCH_SECONDS
+from orchestrator.flows.requests import BATCH_SECONDS, check_limit
 from orchestrator.flows.restore import restore
 from orchestrator.reactor import JobThread, JobView, Reactor, Recorder
 from orchestrator.reactor.thread import is_our_fault
@@ -157,6 +157,7 @@ def plan_sync(
     Raises:
         ConfigurationError and its kin, EngineUnavailableError: as `orchestrate()` would.
     """
+    check_limit(requests_per_minute, batch_seconds)
     call = make_call({"deployment": deployment, **parameters})
     return _in_own_loop(lambda: call.plan(items, requests_per_minute, batch_seconds))
 

@@ -45,6 +45,18 @@ class RequestPlan:
     max_in_flight: int
 
 
+def check_limit(per_minute: int | None, batch_seconds: float) -> None:
+    """Refuse what no limit and no time can be.
+
+    Raises:
+        ConfigurationError: the limit is below 1, or the time not above 0.
+    """
+    if per_minute is not None and per_minute < 1:
+        raise ConfigurationError(f"must be at least 1, got {per_minute}", field="requests_per_minute")
+    if not 0 < batch_seconds < math.inf:
+        raise ConfigurationError(f"must be above 0, got {batch_seconds:g}", field="batch_seconds")
+
+
 def request_plan(
     per_minute: int, batch_seconds: float, *, batches: int, window: int, news_seconds: float, budget: int | None
 ) -> RequestPlan:
@@ -58,10 +70,7 @@ def request_plan(
     Raises:
         ConfigurationError: the limit or the time is not above 0.
     """
-    if per_minute < 1:
-        raise ConfigurationError(f"must be at least 1, got {per_minute}", field="requests_per_minute")
-    if not 0 < batch_seconds < math.inf:
-        raise ConfigurationError(f"must be above 0, got {batch_seconds:g}", field="batch_seconds")
+    check_limit(per_minute, batch_seconds)
     per_child = CHILD_REQUESTS + math.ceil(max(0.0, batch_seconds - NEWS_AFTER_SECONDS) / news_seconds)
     parent_most = min(PARENT_REQUESTS_PER_MINUTE, budget or PARENT_REQUESTS_PER_MINUTE, per_minute // PARENT_SHARE)
     each = per_child + PARENT_REQUESTS_PER_CHILD

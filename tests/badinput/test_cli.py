@@ -127,6 +127,7 @@ FLAGS: dict[str, list[str]] = {
     "[]",
                      "\0", NESTED, '{"a":' + NESTED + "}"],
     "--batch-size": ["0", "-1", "1.5", "many", "", "9" * 5000, "NaN", "1e3", "\0"],
+    "--max-requests-per-minute": ["0", "19", "-1", "x", "", "60.5"],
     "--max-in-flight": ["0", "1001", "-5", "x", "", "1.0", "\u0661x"],
     "--max-bytes": ["0", "-1", "x", ""],
     "--max-weight": ["0", "-1", "nan", "inf", "x", "", "1"],
@@ -235,6 +236,9 @@ OTHERS = [
     ["up", "--home", "items"], ["up", "--stop", "nowhere"], ["up", "--limit", "x"], ["deploy", "--job-variable", "x"],
     ["deploy", "--job-variable", "=1"], ["doctor", "--max-in-flight", "x"], ["status", "--storage", "zebra://x"],
     ["status", "--storage", "a::b"], ["report", "j", "--storage", "s3://me:pw@b"],
+    *(["plan", *WORK, "--items", "good.jsonl", *flags] for flags in (
+        ["--requests-per-minute", "0"], ["--requests-per-minute", "x"], ["--batch-seconds", "0"],
+        ["--batch-seconds", "nan"])),
 ]  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def test_news_of_long_batches_count():
 
 
 def test_the_parents_own_budget_is_what_is_taken_off_the_limit():
-    assert planned(400, budget=20).max_in_flight > planned(400).max_in_flight
+    assert planned(620, budget=20).max_in_flight > planned(620).max_in_flight
 
 
 def test_a_window_that_fits_is_left_alone_and_the_time_is_that_of_the_batches():
