@@ -52,18 +52,20 @@ def reach(url: str, *, seconds: float = REACH_SECONDS, missing_seconds: float = 
         folder.read_job()
         return folder
 
+    said = f"it gave no answer within {seconds:g} s"
     while True:
         left = began + seconds - time.monotonic()
         try:
             return within(look, left)
         except TimeoutError:
-            raise UnreachableError(f"it gave no answer within {seconds:g} s") from None
+            raise UnreachableError(said) from None
         except JobNotFoundError as e:
             if time.monotonic() - began > missing_seconds:
                 raise UnreachableError(_what_is_there(url)) from e
         except EngineError as e:  # the storage, or the Prefect that knows the block
+            said = str(e)
             if left < _PAUSE_SECONDS or isinstance(e.__cause__, PermissionError):
-                raise UnreachableError(str(e)) from e
+                raise UnreachableError(said) from e
         except ConfigurationError as e:
             raise UnreachableError(str(e).removeprefix("storage: ")) from e
         time.sleep(_PAUSE_SECONDS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any, ClassVar, NoReturn
 
@@ -69,7 +70,7 @@ def file_system(url: str, options: Mapping[str, Any] = {}) -> Any:
     kind = file_system_class(url)
     options = {**kind._get_kwargs_from_urls(url), **options}
     if scheme_of(url) in ("s3", "s3a"):
-        options["config_kwargs"] = {**S3_PATIENCE, **(options.get("config_kwargs") or {})}
+        options["config_kwargs"] = {**deepcopy(S3_PATIENCE), **(options.get("config_kwargs") or {})}
     place = (os.getpid(), scheme_of(url), *sorted((str(k), repr(v)) for k, v in options.items()))
     with _filesystems_lock:
         if place not in _filesystems:

@@ -139,6 +139,7 @@ def test_storage_that_containers_cannot_reach_ends_the_job(
     job.storage = f"s3://jobs/{secrets.token_hex(3)}"
     report = orchestrate_sync(deployment, items(6), batch_size=1, max_in_flight=2, on_failure="return", **job.request)
     check_ended_at_once(job, report, deployment)
+    assert "127.0.0.1:9" in report.reason
     assert "Check the address, the network and the credentials where child runs work" in report.reason
 
 

@@ -107,8 +107,8 @@ def test_storage_at_an_address_where_nobody_is_names_the_address(s3_environment:
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
     s3_environment.setenv("AWS_ENDPOINT_URL", address)
     with pytest.raises(UnreachableError) as caught:
-        reach("s3://jobs/job-1", seconds=8)
-    assert address in str(caught.value) or "no answer" in str(caught.value)
+        reach("s3://jobs/job-1", seconds=3)
+    assert address in str(caught.value)
 
 
 def test_a_package_that_is_missing_here_is_named_with_its_extra(tmp_path: Path, impatient: None) -> None:
