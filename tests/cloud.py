@@ -124,7 +124,7 @@ class CountingProxy:
             pass
         finally:
             writer.close()
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception, asyncio.CancelledError):
                 await writer.wait_closed()
 
     async def _one(self, door: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
