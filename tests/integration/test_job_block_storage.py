@@ -73,10 +73,10 @@ def test_a_job_in_a_block_is_run_reported_retried_and_read_and_its_credentials_a
     what = items(6)
     what[4]["fail"] = "ValueError"
     # From the form of the deployed parent: the block's name is all that it is told.
-    parent = deploy_parent("block", ORCHESTRATOR_STORAGE=block)
+    parent = deploy_parent("block")
     form = {
         "deployment": work, "items": {"kind": "inline", "items": what}, "batch_size": 3, "kill_switch": "failed > 9",
-        "parameters": watched.parameters, "advanced": {"job_id": watched.job},
+        "parameters": watched.parameters, "advanced": watched.advanced,
     }  # fmt: skip
     ended = await_end(stack, start(stack, form, deployment=parent), 180)
     assert "1 of 6 items failed" in ended["state"]["message"], ended["state"]

@@ -19,7 +19,7 @@ from orchestrator.engine.parameters import check_parameters
 from orchestrator.errors import ConfigurationError, DeploymentNotFoundError, SourceError, StorageError
 from orchestrator.flows.request import JobSpec, make_spec
 from orchestrator.flows.target import Target, check_groups, check_items, find_target
-from orchestrator.store import JobFolder, StageOptions, as_source, stage
+from orchestrator.store import JobFolder, StageOptions, as_source, places, stage
 from orchestrator.store.records import JobRecord
 
 NAME = "simulated/batches"
@@ -179,6 +179,33 @@ def test_containers_see_the_folders_that_they_mount(volumes, seen):
     known[NAME] = replace(known[NAME], volumes=[])
     mounted = spec(job_variables={"volumes": volumes})  # the job's own variables go first
     assert known[NAME].sees("/srv/jobs", mounted.job_variables) is seen
+
+
+def test_a_path_in_a_block_is_checked_where_mounts_can_be_seen_and_believed_elsewhere(monkeypatch):
+    monkeypatch.setattr(places, "_resolvers", {"block": lambda block: ("/srv/jobs", {})})
+    root = "block:local-file-system/jobs"
+    gateway = MemoryGateway()
+    known = gateway.engine.deployments
+    for pool_type, volumes, fits in (
+        ("process", [], True), ("docker", ["/srv/jobs:/srv/jobs"], True), ("docker", [], False),
+        ("kubernetes", [], True),  # what it mounts stands in a manifest that nobody here can read
+    ):  # fmt: skip
+        known[NAME] = replace(known[NAME], pool_type=pool_type, volumes=volumes)
+        if fits:
+            assert found(gateway, spec(), root=root).window == 8
+        else:
+            with pytest.raises(StorageError, match=r"block:local-file-system/jobs \(/srv/jobs\) is a folder of this"):
+                found(gateway, spec(), root=root)
+
+
+def test_child_runs_that_get_their_items_by_value_need_no_folder(tmp_path):
+    gateway = MemoryGateway()
+    deployed = gateway.engine.deploy("theirs/flow", is_batch_flow=False)
+    gateway.engine.deployments["theirs/flow"] = replace(
+        deployed, pool_type="docker", parameter_schema={"properties": {"ids": {}}}
+    )
+    asked = spec(deployment="theirs/flow", pass_items_as="list:ids")
+    assert found(gateway, asked, root=str(tmp_path)).window == 8
 
 
 def test_a_flow_that_takes_no_batch_cannot_be_given_one():
