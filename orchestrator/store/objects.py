@@ -34,7 +34,7 @@ _READ_ONLY = {"http", "https", "zip", "tar", "data", "github", "reference", "git
 _EXISTS_CODES = {"PreconditionFailed", "412", "ConditionNotMet", "BlobAlreadyExists", "FileAlreadyExists"}
 _CONFLICT_CODES = {"ConditionalRequestConflict", "OperationAborted", "409"}
 
-S3_PATIENCE: Mapping[str, Any] = {"connect_timeout": 10, "read_timeout": 20, "retries": {"total_max_attempts": 2}}
+S3_PATIENCE: Mapping[str, Any] = {"connect_timeout": 10, "read_timeout": 20, "retries": {"total_max_attempts": 3}}
 """botocore alone waits five times sixty seconds for a server that does not answer; s3fs asks again by itself."""
 
 _filesystems: dict[tuple[object, ...], Any] = {}
