@@ -70,7 +70,8 @@ def file_system(url: str, options: Mapping[str, Any] = {}) -> Any:
     kind = file_system_class(url)
     options = {**kind._get_kwargs_from_urls(url), **options}
     if scheme_of(url) in ("s3", "s3a"):
-        options["config_kwargs"] = {**deepcopy(S3_PATIENCE), **(options.get("config_kwargs") or {})}
+        asked = options.get("config_kwargs") or fsspec.config.conf.get("s3", {}).get("config_kwargs") or {}
+        options["config_kwargs"] = {**deepcopy(S3_PATIENCE), **asked}
     place = (os.getpid(), scheme_of(url), *sorted((str(k), repr(v)) for k, v in options.items()))
     with _filesystems_lock:
         if place not in _filesystems:

@@ -17,6 +17,7 @@ from orchestrator.store import (
     is_local,
     job_folder_url,
     local_path,
+    objects,
     open_store,
     places,
     probe,
@@ -262,3 +263,16 @@ def test_a_memory_folder_is_visible_to_others_who_use_fsspec() -> None:
     open_store("memory://seen/here").put("job.json", b"{}")
     with fsspec.open("memory://seen/here/job.json", "rb") as file:
         assert file.read() == b"{}"
+
+
+def test_an_s3_client_is_patient_for_a_while_unless_somebody_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects.forget_file_systems()
+    try:
+        assert objects.file_system("s3://bucket/x").config_kwargs["read_timeout"] == 20
+        asked = objects.file_system("s3://bucket/x", {"config_kwargs": {"read_timeout": 7}}).config_kwargs
+        assert (asked["read_timeout"], asked["connect_timeout"]) == (7, 10)
+        monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 99}})
+        objects.forget_file_systems()
+        assert objects.file_system("s3://bucket/x").config_kwargs["read_timeout"] == 99
+    finally:
+        objects.forget_file_systems()
