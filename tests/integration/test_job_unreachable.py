@@ -61,6 +61,7 @@ def test_a_folder_that_child_runs_do_not_have_ends_the_job_and_names_both_sides(
     assert stop.reason == report.reason, "whoever looks at the folder finds it too"
 
 
+@pytest.mark.slow
 def test_one_deployment_of_several_that_does_not_reach_it_ends_the_job_by_its_name(
     stack: Stack, job: Watched, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
