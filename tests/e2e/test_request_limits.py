@@ -85,6 +85,7 @@ def run_job(
     return report | {"said": done.err}
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("batches", "at_once", "most", "seconds"),
     [
