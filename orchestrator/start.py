@@ -1,8 +1,8 @@
 """How a child run starts: `python -m orchestrator.start`, given as the job's `command`.
 
 In a process pool the worker stays beside the process and ends it when the run is cancelled. A container has nobody
-beside it: there `python -m orchestrator.start --supervised` starts what Prefect itself starts there, `prefect flow-run
-execute`, which runs the engine in a process of its own, ends it when the run is cancelled, and tells of its death.
+beside it: there `python -m orchestrator.start --supervised` does what `prefect flow-run execute`, Prefect's own command
+there, does: it runs the engine in a process of its own, ends it when the run is cancelled, and tells of its death.
 
 It looks at its own run before it loads anything. Prefect leaves a gap: a run that is cancelled while it is Pending is
 finalised by nobody, because its process comes up, is refused, and ends without a word; only the server's own timeout
@@ -46,10 +46,10 @@ def main() -> None:
 
 
 def _supervise() -> None:
-    """As the container's main process: Prefect's supervisor, which ends with the run."""
-    sys.argv = ["prefect", "flow-run", "execute"]
+    """As the container's main process: the engine in a process beside this one, which ends with the run."""
+    sys.argv = ["orchestrator.engine.supervising"]
     try:
-        runpy.run_module("prefect", run_name="__main__", alter_sys=True)
+        runpy.run_module("orchestrator.engine.supervising", run_name="__main__", alter_sys=True)
     finally:
         # A cancel between the supervisor's look at the run and the engine's start is seen by neither of them.
         # Source: prefect cli/flow_run.py `execute`, runner/_flow_run_executor.py, 3.8.8.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pytest
 
 from orchestrator.stack import Stack
@@ -56,10 +57,10 @@ def state(stack: Stack, run: str) -> str:
     return str(stack.request("GET", f"/flow_runs/{run}")["state"]["type"])
 
 
-def started(stack: Stack, run: str, **options: Any) -> subprocess.Popen[str]:
+def started(stack: Stack, run: str, *how: str) -> subprocess.Popen[str]:
     environment = {**os.environ, **stack.environment, "PREFECT__FLOW_RUN_ID": run}
     return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.start"], env=environment, text=True, stderr=subprocess.PIPE, **options
+        [sys.executable, "-m", "orchestrator.start", *how], env=environment, text=True, stderr=subprocess.PIPE
     )
 
 
@@ -110,3 +111,67 @@ def test_without_an_api_prefects_engine_is_asked_as_always(tmp_path: Path):
     )
     assert done.returncode != 0
     assert "could not be looked at" in done.stderr
+
+
+# ---------------------------------------------------------------------- where no worker is beside the process
+
+
+WORKS = """
+import os, time
+from pathlib import Path
+from prefect import flow
+
+@flow
+def slow_to_load():
+    Path({mark!r}).write_text(str(os.getpid()))
+    time.sleep(300)
+"""
+
+
+@pytest.fixture
+def at_work(deployment: tuple[str, Path]) -> tuple[str, Path]:
+    """The same deployment, of a flow that works for long."""
+    mark = deployment[1]
+    (mark.parent / "slow.py").write_text(WORKS.format(mark=str(mark)))
+    return deployment
+
+
+def test_a_supervised_run_runs_and_ends_as_always(session_stack: Stack, deployment: tuple[str, Path]):
+    run = pending_run(session_stack, deployment[0])
+    process = started(session_stack, run, "--supervised")
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert (state(session_stack, run), deployment[1].read_text()) == ("COMPLETED", "ran")
+
+
+def test_a_supervised_run_that_is_cancelled_ends_with_its_process(
+    session_stack: Stack, at_work: tuple[str, Path]
+) -> None:
+    run = pending_run(session_stack, at_work[0])
+    process = started(session_stack, run, "--supervised")
+    eventually(at_work[1].exists, 90, "the flow runs")
+    set_state(session_stack, run, "CANCELLING")
+    process.communicate(timeout=90)
+    assert state(session_stack, run) == "CANCELLED"
+    assert not psutil.pid_exists(int(at_work[1].read_text()))
+
+
+def test_the_death_of_a_supervised_run_is_told(session_stack: Stack, at_work: tuple[str, Path]) -> None:
+    run = pending_run(session_stack, at_work[0])
+    process = started(session_stack, run, "--supervised")
+    eventually(lambda: at_work[1].exists() and at_work[1].read_text(), 90, "the flow runs")
+    os.kill(int(at_work[1].read_text()), signal.SIGKILL)
+    process.communicate(timeout=90)
+    assert state(session_stack, run) == "CRASHED"
+
+
+def test_a_supervised_run_cancelled_while_its_flow_is_loaded_ends_as_cancelled(
+    session_stack: Stack, deployment: tuple[str, Path]
+) -> None:
+    run = pending_run(session_stack, deployment[0])
+    process = started(session_stack, run, "--supervised")
+    eventually(deployment[1].exists, 90, "the flow's module is being loaded")
+    set_state(session_stack, run, "CANCELLING")
+    process.communicate(timeout=90)
+    assert state(session_stack, run) == "CANCELLED"
+    assert deployment[1].read_text() == "loading"
