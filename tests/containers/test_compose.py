@@ -165,36 +165,57 @@ def ended(compose: Compose, job: str) -> bool:
     return bool(compose.runs(name={"any_": [f"job {job}"]}, state={"type": {"any_": sorted(TERMINAL)}}))
 
 
-def test_a_job_loses_an_api_server_and_a_worker_in_the_middle_and_ends_whole(slow: Compose) -> None:
-    file = items(slow, "lossy", 6)
+def whole_although(compose: Compose, job: str, each: int, hurt: Callable[[], object]) -> None:
+    """Run a job on both kinds of worker, and hurt the stack once a child run runs beside a worker: no item is lost."""
+    file = items(compose, job, each)
     silence = {"ORCHESTRATOR_ALIVE_SECONDS": "4", "ORCHESTRATOR_CANCEL_DEADLINE_SECONDS": "5"}
     with ThreadPoolExecutor(1) as thread:
         parent = thread.submit(
-            slow.run, "run", "--deployment", BOTH, "--group-by", "where", "--items", file, "--batch-size", "2",
-            "--max-in-flight", "2", "--param", "pause=8", "--job-id", "lossy", env=silence, check=False,
+            compose.run, "run", "--deployment", BOTH, "--group-by", "where", "--items", file, "--batch-size", "2",
+            "--max-in-flight", "2", "--param", "pause=8", "--job-id", job, env=silence, check=False,
+            deadline_seconds=540,
         )  # fmt: skip
 
         def running_beside_the_worker() -> bool:
             time.sleep(0.5)
-            found = slow.runs(tags={"all_": ["job:lossy"]}, state={"type": {"any_": ["RUNNING"]}})
+            assert not parent.done(), parent.result().stderr.decode(errors="replace")[-2000:]
+            found = compose.runs(tags={"all_": [f"job:{job}"]}, state={"type": {"any_": ["RUNNING"]}})
             return any(run["work_pool_name"] == "local" for run in found)
 
         eventually(running_beside_the_worker, 240, "a child run runs on the process worker")
+        hurt()
+        done = parent.result(540)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
+    report = compose.report(job)
+    assert report["items"]["succeeded"] == report["items"]["total"] == 2 * each
+    assert [number for number, _ in results(compose, job)] == list(range(2 * each))
+
+
+def test_a_job_loses_an_api_server_and_a_worker_in_the_middle_and_ends_whole(slow: Compose) -> None:
+    def hurt() -> None:
         slow.service("worker-process").kill()
         slow("stop", "--timeout", "2", "api-2")
         eventually(
             lambda: slow.service("worker-process").attrs["State"]["Status"] == "exited", 30, "the worker is gone"
         )
         slow("start", "worker-process")
-        done = parent.result(420)
-    assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
-    report = slow.report("lossy")
-    assert report["items"]["succeeded"] == report["items"]["total"] == 12
-    assert [number for number, _ in results(slow, "lossy")] == list(range(12))
+
+    whole_although(slow, "lossy", 6, hurt)
     children = [run for run in slow.runs(tags={"all_": ["job:lossy"]}) if "/" in run["name"]]
     assert len(children) > 6, "a batch was tried again"
     slow("start", "api-2")
-    eventually(lambda: slow.unwell() == {}, 240, "everything is well again")
+    slow.be_well()
+
+
+def test_a_job_goes_on_when_redis_and_the_database_come_back(slow: Compose) -> None:
+    def hurt() -> None:
+        for service in ("redis", "postgres"):
+            slow.service(service).kill()
+            slow("start", service)
+            eventually(lambda: service not in slow.unwell(), 120, f"{service} is back")  # noqa: B023
+
+    whole_although(slow, "shaken", 2, hurt)
+    slow.be_well()
 
 
 def test_workers_are_scaled_by_one_command(slow: Compose) -> None:
