@@ -79,6 +79,7 @@ def at(time: str) -> datetime:
 
 def test_one_command_brings_everything_up_in_good_health(compose: Compose) -> None:
     assert compose.unwell() == {}
+    assert "background" in compose.read([line for line in section("Start") if line.endswith(" ps")])
     migrated = at(compose.service("migrate").attrs["State"]["FinishedAt"])
     for server in ("api-1", "api-2", "background"):
         assert at(compose.service(server).attrs["State"]["StartedAt"]) >= migrated
