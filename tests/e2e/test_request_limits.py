@@ -20,6 +20,7 @@ import pytest
 
 from orchestrator.engine.pace import Pace
 from orchestrator.stack import Stack
+from orchestrator.stack.processes import MARK_VARIABLE
 from tests.cloud import KEY, CountingProxy, as_cloud, counting, most_within
 from tests.e2e.conftest import Program, write_items
 from tests.integration.job_support import deploy_work
@@ -34,8 +35,9 @@ def worker(pool: str, environment: Mapping[str, str], folder: Path, stack: Stack
     with (folder / "worker.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool", pool, "--name", pool],
-            env={**environment, "PREFECT_WORKER_QUERY_SECONDS": "2"}, cwd=folder, stdin=subprocess.DEVNULL,
-            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            # Marked as the stack's own, which ends it should this process be killed.
+            env={**environment, "PREFECT_WORKER_QUERY_SECONDS": "2", MARK_VARIABLE: stack._crew.mark},
+            cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
 
