@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -14,6 +16,7 @@ from orchestrator.engine.gateway import Submission
 from orchestrator.engine.masking import Masker
 from orchestrator.engine.memory import MemoryGateway
 from orchestrator.engine.submitting import Submitter
+from orchestrator.engine.translate import BusyError
 from orchestrator.errors import EngineUnavailableError, SubmissionUnknownError
 
 SUBMISSION = Submission("k", MemoryGateway().engine.deployments["simulated/batches"], "k", {})
@@ -57,3 +60,42 @@ def test_the_simulated_prefect_is_sent_nothing_either_that_is_not_wanted_any_mor
         assert not list(gateway.engine.runs())
 
     virtual.run(story())
+
+
+class Turned(Submitter):
+    """A server that turns the first creations away, each with a pause to keep."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(Connection(Masker(())), 1)
+        self.times, self.asked = times, list[float]()
+
+    async def _ask(self, submission: Submission) -> Any:
+        await self._connection.take_turn()
+        self.asked.append(asyncio.get_running_loop().time())
+        if len(self.asked) <= self.times:
+            self._connection.turned_away(429, {"Retry-After": "30"})
+            raise BusyError(429, 30.0)
+        return await MemoryGateway().submit(submission)
+
+    def _verify(self, run: Any, submission: Submission) -> None:
+        """What comes back is the simulated engine's."""
+
+
+def test_creations_that_are_turned_away_are_sent_again_as_late_as_is_asked_and_never_given_up():
+    turned = Turned(40)
+    assert virtual.run(turned.submit(SUBMISSION)).key == "k"
+    assert len(turned.asked) == 41
+    assert all(later - earlier >= 30 for earlier, later in pairwise(turned.asked))
+
+
+def test_a_creation_that_waits_for_its_turn_is_given_up_soon_after_the_stop():
+    turned = Turned(1)
+
+    async def story() -> float:
+        loop = asyncio.get_running_loop()
+        with pytest.raises(EngineUnavailableError, match="none was created"):
+            await turned.submit(SUBMISSION, lambda: loop.time() < 12)
+        return loop.time()
+
+    assert 12 <= virtual.run(story()) <= 13
+    assert len(turned.asked) == 1

@@ -98,6 +98,29 @@ def test_the_grace_of_items_is_given_before_children_are_cancelled(root):
     assert made.job.folder.read_job().spec["child"]["item_grace_seconds"] == 7
 
 
+def test_a_budget_of_requests_is_the_jobs_own_else_the_settings(root, monkeypatch):
+    assert ready(root).max_requests_per_minute is None
+    monkeypatch.setenv("ORCHESTRATOR_MAX_REQUESTS_PER_MINUTE", "50")
+    assert ready(f"{root}-2").max_requests_per_minute == 50
+    assert ready(f"{root}-3", max_requests_per_minute=80).max_requests_per_minute == 80
+    assert taken_over(f"{root}-3").max_requests_per_minute == 80
+
+
+@pytest.mark.parametrize(
+    ("window", "budget", "seconds"), [(8, None, 2.0), (100, None, 10.0), (8, 60, 8.0), (8, 600, 2.0)]
+)
+def test_children_tell_their_news_no_more_often_than_the_parent_may_ask(root, window, budget, seconds):
+    made = ready(root, max_in_flight=window, max_requests_per_minute=budget)
+    assert made.job.folder.read_job().spec["child"]["news_seconds"] == seconds
+
+
+def test_the_same_job_may_be_resumed_with_another_budget_and_keeps_that_one(root):
+    ready(root, max_requests_per_minute=60)
+    again = ready(root, max_requests_per_minute=30)
+    assert (again.resumed, again.max_requests_per_minute) == (True, 30)
+    assert ready(root).max_requests_per_minute is None
+
+
 def test_names_of_jobs_outside_of_runs_are_never_the_same():
     names = {new_job_id() for _ in range(200)}
     assert len(names) == 200
