@@ -5,6 +5,9 @@ folder and every object a child run keeps there; Prefect and the child runs are 
 virtual time. So requests and objects are what a job costs; seconds are those of a store that answers in a few
 milliseconds, with one request at a time: multiply by what yours takes.
 
+What a child run asks and leaves there is the same in a small job and in a large one; it is counted in a small one. In
+the large ones child runs write their last word, which is what the parent reads, and nothing else.
+
 The parent dies when half of the batches are settled, and another one takes over. Afterwards the report is taken away,
 so that a third one has to settle the whole job from the folder alone.
 """
@@ -29,6 +32,8 @@ from benchmarks.scale import peak_mb
 from benchmarks.table import Row
 
 BATCHES, PER_BATCH, AT_ONCE, SECONDS_PER_ITEM = 10_000, 10, 100, 0.4
+WITH_LEDGERS = 100
+"""Batches of the job whose child runs keep their whole ledger."""
 
 READ = 500
 """Batches whose outcomes are read one by one at the end."""
@@ -64,17 +69,20 @@ def counted() -> Iterator[Requests]:
         AIOHTTPSession.send = send  # type: ignore[method-assign]
 
 
-def measure(batches: int, storage: str) -> dict[str, Any]:
+def measure(batches: int, storage: str, *, ledgers: bool) -> dict[str, Any]:
     """The whole story, in this process.
 
     Args:
+        ledgers: Child runs keep their whole ledger, instead of writing their last word alone.
         storage: Where the job folder lies, e.g. `s3://jobs`.
     """
+    from orchestrator.core.model import Counts, EndReason, Phase
     from orchestrator.engine.memory import SimulatedEngine
     from orchestrator.engine.simulated import SimulatedRun
     from orchestrator.engine.virtual import run as run_virtually
     from orchestrator.reactor import JobView, Reactor
-    from orchestrator.store import JobFolder, job_folder_url, layout
+    from orchestrator.store import EndRecord, JobFolder, job_folder_url, layout
+    from orchestrator.store.jsonl import encode_json
     from orchestrator.testing import SimulatedBatches, simulate_on, take_over_on
 
     children = SimulatedBatches(lambda item: item, seconds_per_item=SECONDS_PER_ITEM, fence_seconds=5.0)
@@ -87,9 +95,16 @@ def measure(batches: int, storage: str) -> dict[str, Any]:
     }
     facts: dict[str, Any] = {"batches": batches}
 
-    async def child(run: SimulatedRun) -> Any:
+    folder = JobFolder(job_folder_url(storage, job_id))
+    last_word = encode_json(EndRecord(EndReason.COMPLETED, Counts(succeeded=PER_BATCH)).to_json())
+
+    async def child(run: SimulatedRun) -> Phase:
         _who.set("child")
-        return await children(run)
+        if ledgers:
+            return await children(run)
+        await asyncio.sleep(PER_BATCH * SECONDS_PER_ITEM)
+        folder.store.put_new(layout.end(run.reference.batch, run.reference.attempt), last_word)
+        return Phase.COMPLETED
 
     async def story(requests: Requests) -> None:
         engine, loop = SimulatedEngine(child), asyncio.get_running_loop()
@@ -121,7 +136,6 @@ def measure(batches: int, storage: str) -> dict[str, Any]:
         facts["by_method"] = {f"{who} {method}": count for (who, method), count in sorted(requests.by.items())}
         items = simulation.report.items
         facts["lost"] = items.total - items.succeeded
-        folder = JobFolder(job_folder_url(storage, job_id))
         objects = folder.store.list()
         facts["objects"], facts["bytes"] = len(objects), sum(entry.size for entry in objects)
 
@@ -133,6 +147,8 @@ def measure(batches: int, storage: str) -> dict[str, Any]:
         facts["report_requests"] = requests.total("parent") - asked
         assert simulation.report.items == report.items
 
+        if not ledgers:
+            return
         started, asked, read = time.monotonic(), requests.total("parent"), 0
         for _ in itertools.islice(folder.outcomes(), READ * PER_BATCH):
             read += 1
@@ -145,49 +161,49 @@ def measure(batches: int, storage: str) -> dict[str, Any]:
     return facts | {"peak_mb": peak_mb()}
 
 
-def in_own_process(batches: int) -> dict[str, Any]:
+def in_own_process(batches: int, *, ledgers: bool = False) -> dict[str, Any]:
     """On an S3 server of its own."""
     from tests.s3server import BUCKET, s3_server
 
     with s3_server():
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.object_store", str(batches), f"s3://{BUCKET}"],
+            [sys.executable, "-m", "benchmarks.object_store", str(batches), f"s3://{BUCKET}", str(int(ledgers))],
             cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True, check=True,
         )  # fmt: skip
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def rows(batches: int = BATCHES) -> list[Row]:
+def rows(batches: int = BATCHES, with_ledgers: int = WITH_LEDGERS) -> list[Row]:
+    whole = in_own_process(with_ledgers, ledgers=True)
     small, large = in_own_process(batches // 10), in_own_process(batches)
     least, most = int(small["batches"]), int(large["batches"])
+    lost = whole["lost"] + small["lost"] + large["lost"]
 
-    def each(what: str, name: str, wanted: float | None = None, over: str = "batches") -> Row:
-        a, b = large[name] / large[over], small[name] / small[over]
+    def kept(what: str, name: str, over: str = "batches") -> Row:
+        return Row("object_store", f"{with_ledgers:,} batches on S3, whole ledgers: {what}", whole[name] / whole[over])
+
+    def line(what: str, name: str, wanted: float | None = None, each: bool = False) -> Row:
+        a, b = (found[name] / (found["batches"] if each else 1) for found in (large, small))
         return Row(
-            "object_store", f"{most:,} batches on S3: {what} per batch", a, b, f"at {least:,}", a / b if b else None,
+            "object_store", f"{most:,} batches on S3: {what}", a, b, f"at {least:,}", a / b if b else None,
             wanted=f"ratio <= {wanted:g}" if wanted else "", holds=a <= wanted * b if wanted else None,
         )  # fmt: skip
 
-    def alone(what: str, name: str) -> Row:
-        a, b = large[name], small[name]
-        return Row(
-            "object_store", f"{most:,} batches on S3: {what}", a, b, f"at {least:,}", a / b if b else None
-        )  # fmt: skip
-
     return [
-        Row("object_store", f"{most:,} batches on S3: items lost", large["lost"], wanted="0", holds=large["lost"] == 0),
-        each("objects", "objects", 1.1),
-        each("requests of the parent", "parent_requests", 1.1),
-        each("requests of the child run", "child_requests", 1.1),
-        alone("seconds to resume with half of it done", "resume_seconds"),
-        alone("requests to resume with half of it done", "resume_requests"),
-        alone("seconds to settle and report all of it from the folder", "report_seconds"),
-        alone("requests to settle and report all of it from the folder", "report_requests"),
-        each("requests to read every item's outcome", "read_requests", over="read"),
-        alone("largest memory, simulation included, MB", "peak_mb"),
+        Row("object_store", f"{most:,} batches on S3: items lost", lost, wanted="0", holds=lost == 0),
+        kept("objects per batch", "objects"),
+        kept("requests of a child run of 4 s", "child_requests"),
+        kept("requests to read the outcomes of a batch's items", "read_requests", "read"),
+        line("objects per batch, child runs' last words alone", "objects", 1.1, each=True),
+        line("requests of the parent per batch", "parent_requests", 1.1, each=True),
+        line("seconds to resume with half of it done", "resume_seconds"),
+        line("requests to resume with half of it done", "resume_requests"),
+        line("seconds to settle and report all of it from the folder", "report_seconds"),
+        line("requests to settle and report all of it from the folder", "report_requests"),
+        line("largest memory, simulation included, MB", "peak_mb"),
     ]
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(int(sys.argv[1]), sys.argv[2])))
+    print(json.dumps(measure(int(sys.argv[1]), sys.argv[2], ledgers=sys.argv[3] == "1")))

@@ -6,7 +6,7 @@ ask (`READS`), sets the same states, tells progress, and keeps the real ledger i
 those of `orchestrator.testing`, on a real clock. What is missing, plainly: the start of a process (a child runs some
 0.2 s after it was seen), websockets of worker and child with the events they send, logs, hearing of a cancel.
 
-An item is the seconds it takes. Ends at SIGTERM; prints what it did as JSON.
+An item is the seconds it takes. Ends at SIGTERM, or with who started it; prints what it did as JSON.
 """
 
 from __future__ import annotations
@@ -62,10 +62,11 @@ class StandIn:
         self.done: dict[str, float] = {"children": 0, "most": 0, "requests": 0, "again": 0, "failed": 0}
 
     async def work(self) -> None:
-        """Poll and run until `over`."""
+        """Poll and run until `over`, or until whoever started this process is gone."""
+        starter = os.getppid()
         beat = asyncio.create_task(self._beat())
         async with self._http:
-            while not self.over.is_set():
+            while not self.over.is_set() and os.getppid() == starter:
                 await self._poll()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.over.wait(), POLL_SECONDS)
