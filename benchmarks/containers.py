@@ -1,12 +1,13 @@
 """What a child run in a container costs beside one in a process: the same batch flow, parent and server, in turns.
 
 With an image of this checkout under its tag (docs/containers.md) and an engine on this machine whose cgroups can be
-read; nobody else may use the engine meanwhile. Children do nothing: what is measured is what it takes to run them.
+read (its cgroup driver is `cgroupfs`). Children do nothing: what is measured is what it takes to run them.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 import statistics
 import subprocess
 import sys
@@ -38,19 +39,27 @@ class Side:
         return sum(self.spent[1:], self.spent[0])
 
 
-def cpu_of_containers() -> float:
-    """CPU seconds of all containers of the engine so far, those that are gone included."""
-    for path, unit in (("cpuacct/docker/cpuacct.usage", 1e9), ("docker/cpu.stat", 1e6), ("system.slice/cpu.stat", 1e6)):
-        file = Path("/sys/fs/cgroup", path)
-        if file.exists():
-            words = file.read_text().split()
-            return int(words[0] if len(words) == 1 else words[words.index("usage_usec") + 1]) / unit
-    return 0.0  # no container has run yet
+def apart(stack: Stack) -> str:
+    """Give the pool's containers a cgroup of their own, so that nobody else's are counted; its name."""
+    name = f"bench-{secrets.token_hex(4)}"
+    template = stack.request("GET", "/work_pools/docker")["base_job_template"]
+    template["job_configuration"]["container_create_kwargs"]["cgroup_parent"] = f"/{name}"
+    stack.request("PATCH", "/work_pools/docker", {"base_job_template": template})
+    return name
 
 
-def run(stack: Stack, meter: Meter, side: Side, deployment: str, children: int, at_once: int) -> None:
+def cpu_of_containers(cgroup: str) -> float:
+    """CPU seconds of all containers that ever ran in a cgroup."""
+    old, new = Path(f"/sys/fs/cgroup/cpuacct/{cgroup}/cpuacct.usage"), Path(f"/sys/fs/cgroup/{cgroup}/cpu.stat")
+    if old.exists():
+        return int(old.read_text()) / 1e9
+    words = new.read_text().split() if new.exists() else []  # else none has run yet
+    return int(words[words.index("usage_usec") + 1]) / 1e6 if words else 0.0
+
+
+def run(stack: Stack, meter: Meter, side: Side, cgroup: str, deployment: str, children: int, at_once: int) -> None:
     """One job."""
-    before, inside = meter.read(), cpu_of_containers()
+    before, inside = meter.read(), cpu_of_containers(cgroup)
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.parents", "ours", str(children), str(at_once), deployment],
         cwd=HERE.parent, env=stack.environment, stdout=subprocess.PIPE, text=True, check=True,
@@ -60,7 +69,7 @@ def run(stack: Stack, meter: Meter, side: Side, deployment: str, children: int, 
     if said["completed"] != children:
         raise RuntimeError(f"{deployment}: {said['completed']} of {children} child runs completed")
     side.spent.append(meter.read() - before)
-    side.inside += cpu_of_containers() - inside
+    side.inside += cpu_of_containers(cgroup) - inside
     side.wall += said["wall"]
 
 
@@ -86,10 +95,10 @@ def rows(*, children: int = CHILDREN, at_once: int = AT_ONCE, rounds: int = ROUN
         }
         (stack.home / "twin.yaml").write_text(json.dumps(twin))
         stack.deploy(stack.home / "twin.yaml", folder=HERE)
-        meter = Meter(stack)
+        meter, cgroup = Meter(stack), apart(stack)
         for _ in range(rounds):
             for name, deployment in DEPLOYMENTS.items():
-                run(stack, meter, sides[name], deployment, children, at_once)
+                run(stack, meter, sides[name], cgroup, deployment, children, at_once)
         for name, deployment in DEPLOYMENTS.items():
             sides[name].starts = starts(stack, deployment)
     mine, other, n = sides["container"], sides["process"], children * rounds
