@@ -16,7 +16,7 @@ INSIDE = ("fence", "lease", "tally", "reactor", "gateway", "epoch")
 """Words for the code and the architecture page only."""
 
 FOR_USERS = ("README.md", "CHANGELOG.md", "docs/operations.md", "docs/testing.md", "docs/kill-switch.md",
-             "docs/jobs.md", "docs/batch-flows.md")  # fmt: skip
+             "docs/jobs.md", "docs/batch-flows.md", "docs/containers.md")  # fmt: skip
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
