@@ -48,7 +48,15 @@ def rows(batches: int = BATCHES, *, at_once: int = AT_ONCE, seconds: float = SEC
 
 
 def measure(where: Standing, batches: int, at_once: int, seconds: float, *, reads: bool) -> list[Row]:
-    job = watch(where, batches=batches, per_batch=PER_BATCH, at_once=at_once, seconds=seconds, reads=reads)
+    job = watch(
+        where,
+        batches=batches,
+        per_batch=PER_BATCH,
+        at_once=at_once,
+        seconds=seconds,
+        reads=reads,
+        deadline_seconds=4 * 3600,
+    )
     end = job.end
     lost = end["total"] - end["succeeded"]
     early, late = tenth(job, batches, 0.1, 0.2), tenth(job, batches, 0.8, 0.9)
