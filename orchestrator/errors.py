@@ -87,7 +87,8 @@ class SourceError(ConfigurationError):
 
     def __init__(self, reason: str, *, source: str, line: int | None = None, field: str | None = "items") -> None:
         self.reason, self.source, self.line = reason, source, line
-        shown = source if len(source) <= 300 else f"{source[:150]}…{source[-50:]}"
+        line_of = "".join(c if c.isprintable() else " " for c in source)
+        shown = line_of if len(line_of) <= 300 else f"{line_of[:150]}…{line_of[-50:]}"
         where = shown if line is None else f"{shown}, line {line}"
         super().__init__(f"{where}: {reason}", field=field)
 

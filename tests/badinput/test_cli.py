@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.cli.app import make_app, run
@@ -266,6 +266,7 @@ QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 @settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=QUIET)
 @given(text=st.text(max_size=200), flag=st.sampled_from([*FLAGS, "--items"]))
+@example(text="0\n0", flag="--items")
 def test_any_text_as_any_flag_is_taken_or_refused_in_one_line(
     place: Path, capfd: pytest.CaptureFixture[str], text: str, flag: str
 ) -> None:
