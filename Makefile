@@ -4,6 +4,8 @@
 #   make test      lint, types, import rules, all tests                              (ARGS="-k words" narrows the tests)
 #   make lint      the first three of these
 #   make test-slow    the tests that `make test` leaves out for their length: patterns, UI, pages, faults
+#   make test-postgres  the tests of real jobs with Prefect on PostgreSQL and Redis
+#   make image     the container image of flows, workers and servers
 #   make containers  the tests with real containers; needs a Docker engine
 #   make bench     measurements, as printed in benchmarks/README.md                  (NAME=window for one of them)
 #   make chaos     faults on a real stack, with a checker             (ARGS="--seed 7")
@@ -16,7 +18,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow containers lint bench chaos simulate crash-points canary lock clean
+.PHONY: help demo test test-slow test-postgres image containers lint bench chaos simulate crash-points canary lock clean
 
 # The first Python that is new enough; name another with PYTHON=...
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -46,6 +48,13 @@ lint: .venv/.dev
 
 test-slow: .venv/.dev
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow --durations=15 $(ARGS)
+
+test-postgres: .venv/.dev
+	@ORCHESTRATOR_TEST_DATABASE=postgres ORCHESTRATOR_REQUIRE_POSTGRES=1 ORCHESTRATOR_REQUIRE_REDIS=1 $(BIN)/python -m pytest \
+		tests/integration tests/contract/test_gateway.py -m "not campaign and not containers" $(ARGS)
+
+image:
+	@docker build -f docker/Dockerfile -t prefect-batch-orchestrator:0.1.0 $(ARGS) .
 
 containers: .venv/.dev
 	@$(BIN)/python -m pytest tests/containers -m containers --durations=15 $(ARGS)

@@ -91,7 +91,7 @@ def run_job(
 @pytest.mark.parametrize(
     ("batches", "at_once", "most", "seconds"),
     [
-        pytest.param(2, 2, 30, 5.0, id="short"),
+        pytest.param(2, 2, 30, 5.0, id="short", marks=pytest.mark.slow),
         pytest.param(12, 3, 250, 60.0, id="the smallest limit of Prefect Cloud", marks=pytest.mark.campaign),
     ],
 )

@@ -16,6 +16,7 @@ from tests.prefect_stack import DATABASE, POOL, on_postgres
 pytestmark = [
     *MARKS,
     pytest.mark.real,
+    pytest.mark.slow,
     pytest.mark.skipif(os.environ.get(DATABASE) == "postgres", reason="all tests run on PostgreSQL already"),
 ]
 
