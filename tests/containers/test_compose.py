@@ -169,11 +169,11 @@ def ended(compose: Compose, job: str) -> bool:
 def whole_although(compose: Compose, job: str, each: int, hurt: Callable[[], object]) -> None:
     """Run a job on both kinds of worker, and hurt the stack once two child runs run: no item is lost."""
     file = items(compose, job, each)
-    silence = {"ORCHESTRATOR_ALIVE_SECONDS": "4", "ORCHESTRATOR_CANCEL_DEADLINE_SECONDS": "5"}
+    silence = {"ORCHESTRATOR_ALIVE_SECONDS": "3", "ORCHESTRATOR_CANCEL_DEADLINE_SECONDS": "5"}
     with ThreadPoolExecutor(1) as thread:
         parent = thread.submit(
             compose.run, "run", "--deployment", BOTH, "--group-by", "where", "--items", file, "--batch-size", "2",
-            "--max-in-flight", "2", "--param", "pause=10", "--job-id", job, env=silence, check=False,
+            "--max-in-flight", "2", "--param", "pause=6", "--job-id", job, env=silence, check=False,
             deadline_seconds=540,
         )  # fmt: skip
 
