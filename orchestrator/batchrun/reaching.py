@@ -20,7 +20,7 @@ from orchestrator.batchrun.door import Door
 from orchestrator.batchrun.ending import Ending
 from orchestrator.core.model import UNREACHABLE
 from orchestrator.errors import ConfigurationError, EngineError, JobNotFoundError, OrchestratorError
-from orchestrator.store import JobFolder, here, local_path, shown
+from orchestrator.store import JobFolder, here, local_path, redact, shown
 
 T = TypeVar("T")
 REACH_SECONDS = 15.0
@@ -28,6 +28,8 @@ REACH_SECONDS = 15.0
 MISSING_SECONDS = 3.0
 """For a folder that is not there: on network file systems a new one may be seen a little later."""
 _PAUSE_SECONDS = 0.5
+_SHOWN_SECONDS = 5.0
+_ADDRESS = "Check the address, the network and the credentials where child runs work"
 _CHARS = 600
 
 
@@ -74,7 +76,11 @@ def reach(url: str, *, seconds: float = REACH_SECONDS, missing_seconds: float = 
 def unreachable(url: str, error: Exception, door: Door) -> Ending:
     """How a run ends that does not reach its job folder: what was seen from where, and the remedy."""
     what = " ".join(str(error).split())[:_CHARS].rstrip(".")
-    text = door.mask(f"cannot reach the job folder {shown(url)} from {here()}: {what}. {_remedy(url, what)}")
+    try:
+        text = within(lambda: f"{shown(url)} from {here()}: {what}. {_remedy(url, what)}", _SHOWN_SECONDS)
+    except TimeoutError:  # what a block stands for cannot be told now
+        text = f"{redact(url)} from {here()}: {what}. {_ADDRESS}"
+    text = door.mask(f"cannot reach the job folder {text}")
     door.logger.error("This run %s", text)
     return Ending("FAILED", UNREACHABLE, text[0].upper() + text[1:])
 
@@ -125,4 +131,4 @@ def _remedy(url: str, what: str) -> str:
         )
     if "pip install" in what or "there is no block" in what:
         return "It is missing where child runs work, not where the parent run does"
-    return "Check the address, the network and the credentials where child runs work"
+    return _ADDRESS

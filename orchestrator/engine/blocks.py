@@ -49,11 +49,12 @@ def place_of(block: str) -> Found:
         )
     with _lock:
         read_at, found = _kept.get((api, block), (float("-inf"), None))
-        if found is None or time.monotonic() - read_at > KEEP_SECONDS:
-            found = _read(block)
+    if found is None or time.monotonic() - read_at > KEEP_SECONDS:
+        found = _read(block)  # without the lock: whoever waits for a silent Prefect keeps nobody else from asking
+        with _lock:
             keep_secret(_secrets(found[1]))
             _kept[(api, block)] = (time.monotonic(), found)
-        return found
+    return found
 
 
 def forget_blocks() -> None:

@@ -38,10 +38,11 @@ class Need(IntEnum):
     """What a request is for; less is more urgent."""
 
     CANCEL = 0
-    READ = 1
-    CREATE = 2
-    SHOW = 3
-    LISTEN = 4
+    CONFIRM = 1  # whether cancels took: as urgent, but when it is turned away cancels still go out
+    READ = 2
+    CREATE = 3
+    SHOW = 4
+    LISTEN = 5
 
 
 class NotWantedError(Exception):
@@ -173,7 +174,7 @@ class Pace:
         at = max(now, self._held_until[need])
         if self.per_minute is None:
             return at if need is Need.CANCEL else max(at, self._spaced_until)
-        missing = 1 + (0 if need is Need.CANCEL else self._reserve) - self._tokens
+        missing = 1 + (0 if need <= Need.CONFIRM else self._reserve) - self._tokens
         return max(at, now + missing / self.rate) if missing > 1e-9 else at
 
     def _serve(self) -> None:

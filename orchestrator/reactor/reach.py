@@ -2,7 +2,8 @@
 
 A child says so by the name of its end (`batchrun.reaching`). Whether that is the set-up or one bad machine shows in the
 folder: once any child run of a deployment left a trace there, the next one that does not reach it is a lost attempt,
-and is tried again. And while the parent itself has trouble with the storage, nothing is concluded.
+and is tried again. Storage, or the Prefect that knows a block, may be away just while the first child runs start, so
+that nothing is concluded before a batch was tried twice, nor while the parent itself has trouble with the storage.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Reach:
 
     def judge(self, command: ev.Close) -> StopRecord | None:
         """The stop when no child run of its deployment ever reached the folder, which this parent reads and writes."""
+        if command.attempt == 0 and self._state.setup.batch_retries:
+            return None
         deployment = self._job.deployment_of(command.batch)
         if deployment.id in self._reached or self._troubled():
             return None

@@ -22,6 +22,7 @@ from orchestrator.reactor.view import JobView, Rate, look, nothing_runs
 
 SHOWN_FAILURES = 20
 LAST_PAGE_PAUSES = (1.0, 2.0, 4.0)
+PAGE_SECONDS = 30.0
 AWAY = "Prefect's API does not answer; the job goes on once it does"
 PAGE_SHARE = 0.1  # of a budget of requests
 WAITING_SECONDS = 10.0  # so long a start may take before somebody asks what holds it up
@@ -180,7 +181,8 @@ class Showing:
 
     async def _try_page(self, page: Callable[[], str]) -> Exception | None:
         try:
-            await self._gateway.publish_page(self._job.page_run, page_key(self._job.id), page())
+            async with asyncio.timeout(PAGE_SECONDS):  # a Prefect that wants no requests must not hold an end up
+                await self._gateway.publish_page(self._job.page_run, page_key(self._job.id), page())
         except Exception as e:  # noqa: BLE001 - for people only: whatever is wrong with it, the job goes on
             return e
         return None

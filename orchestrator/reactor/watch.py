@@ -110,7 +110,7 @@ class Watch:
             self._nudged.clear()
             began = loop.time()
             try:
-                with asking(Need.CANCEL if self._state.cancelling else Need.READ):  # whether a stop took is part of it
+                with asking(Need.CONFIRM if self._state.cancelling else Need.READ):
                     await self.read_once()
                 self.unreachable_since, self.read_at = None, began
             except EngineError:

@@ -25,11 +25,13 @@ ELSEWHERE = "/proc/self/cwd/jobs"
 
 
 def check_ended_at_once(job: Watched, report: Report, deployment: str) -> None:
-    """No batch was tried again, nothing is left, and the reason has both sides' view."""
+    """No batch was tried more than twice, nothing is left, and the reason has both sides' view."""
     assert (report.verdict, report.items.succeeded) == (Verdict.FAILED, 0)
     children = job.children()
     assert [c["state_type"] for c in children if c["state_type"] not in TERMINAL] == []
-    assert not [c for c in children if " again " in c["name"]], "no batch is tried again"
+    again = [c["name"] for c in children if " again " in c["name"]]
+    assert again
+    assert len({name.partition(" again ")[0] for name in again}) == len(again), "no batch is tried a third time"
     assert f"child runs of {deployment} cannot work: cannot reach the job folder" in report.reason
     assert "This parent run (" in report.reason
     assert "reads and writes" in report.reason
@@ -53,7 +55,7 @@ def test_a_folder_that_child_runs_do_not_have_ends_the_job_and_names_both_sides(
     assert "there is no such folder" in report.reason
     assert "volume" in report.reason
     assert report.items.not_started == 12
-    assert len(job.children()) <= 4  # those in flight, and what took their places before the first was read
+    assert len(job.children()) <= 6  # those in flight twice, and what took their places before the second was read
     first = job.children()[0]
     assert (first["state_type"], first["state_name"]) == ("FAILED", UNREACHABLE)
     stop = job.folder.read_stop()
@@ -85,6 +87,7 @@ def test_one_deployment_of_several_that_does_not_reach_it_ends_the_job_by_its_na
     assert "Give child runs the same folder under the same path" in report.reason
 
 
+@pytest.mark.slow
 def test_a_package_that_child_runs_lack_is_named(stack: Stack, job: Watched, tmp_path: Path) -> None:
     (tmp_path / "without").mkdir()
     (tmp_path / "without" / "s3fs.py").write_text("raise ImportError('there is no s3fs here')\n")
@@ -97,6 +100,7 @@ def test_a_package_that_child_runs_lack_is_named(stack: Stack, job: Watched, tmp
     assert "missing where child runs work" in report.reason
 
 
+@pytest.mark.slow
 def test_a_block_that_child_runs_do_not_find_is_named(work: str, stack: Stack, job: Watched, tmp_path: Path) -> None:
     name = f"gone-{secrets.token_hex(3)}"
     LocalFileSystem(basepath=str(tmp_path / "jobs")).save(name, _sync=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.core.machine import State
@@ -10,7 +12,7 @@ from orchestrator.core.model import UNREACHABLE, Phase, StopCause, StopMode
 from orchestrator.reactor.reach import Reach
 from tests.unit.reactor.jobs import prepared
 
-CLOSE = ev.Close(1, 0, Phase.FAILED, "Cannot reach the job folder /jobs/x from host there: it is not mounted. Mount it")
+CLOSE = ev.Close(1, 1, Phase.FAILED, "Cannot reach the job folder /jobs/x from host there: it is not mounted. Mount it")
 
 
 @pytest.fixture
@@ -21,6 +23,7 @@ def job():
 def reach_of(job, *, troubled: bool = False, state_name: str = UNREACHABLE) -> Reach:
     state = State(job.setup)
     state.batches[1].state_name, state.batches[1].phase = state_name, Phase.FAILED
+    state.batches[1].attempt = 1
     return Reach(job, state, lambda: troubled)
 
 
@@ -54,6 +57,13 @@ def test_a_parent_in_trouble_with_the_storage_itself_concludes_nothing(job):
     assert reach_of(job, troubled=True).judge(CLOSE) is None
 
 
+def test_a_first_attempt_is_tried_again_before_anything_is_concluded(job):
+    first = replace(CLOSE, attempt=0)
+    assert reach_of(job).judge(first) is None
+    once = replace(job, setup=replace(job.setup, batch_retries=0))
+    assert reach_of(once).judge(first) is not None, "where nothing is tried again, the first one speaks for all"
+
+
 @pytest.mark.parametrize("state_name", ["Failed", "Refused", "Crashed"])
 def test_other_ends_of_child_runs_are_none_of_its_business(job, state_name):
     assert not reach_of(job, state_name=state_name).concerns(CLOSE)
@@ -63,4 +73,4 @@ def test_a_run_that_was_given_up_or_a_job_that_stops_is_none_of_its_business(job
     reach = reach_of(job)
     reach._state.batches[1].giving_up = "it took too long"
     assert not reach.concerns(CLOSE)
-    assert not reach_of(job).concerns(ev.Close(1, 1, Phase.FAILED, ""))
+    assert not reach_of(job).concerns(ev.Close(1, 2, Phase.FAILED, ""))
