@@ -9,6 +9,7 @@ Source: prefect cli/flow_run.py `execute`, workers/process.py `ProcessWorker.run
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import runpy
 import sys
@@ -23,8 +24,8 @@ async def supervise(run_id: UUID) -> None:
     from prefect.runner._flow_run_executor import FlowRunExecutorContext
     from prefect.runner._starter_engine import EngineCommandStarter
 
-    # A folder of its own: code that is fetched goes into the current one.
-    with tempfile.TemporaryDirectory(prefix="prefect-flow-run-") as folder:
+    # A folder of its own: code that is fetched goes into the current one, here too, where hooks of the flow are run.
+    with tempfile.TemporaryDirectory(prefix="prefect-flow-run-") as folder, contextlib.chdir(folder):
         async with FlowRunExecutorContext() as context:
             run = await context.client.read_flow_run(run_id)
             starter = EngineCommandStarter(cwd=Path(folder), control_channel=context.control_channel)
