@@ -42,7 +42,7 @@ def s3() -> Iterator[S3Server]:
         yield server
 
 
-BLOCKS = [pytest.param(kind, marks=pytest.mark.real) for kind in ("block-local", "block-s3")]
+BLOCKS = [pytest.param(kind, marks=[pytest.mark.real, pytest.mark.slow]) for kind in ("block-local", "block-s3")]
 
 
 @pytest.fixture(scope="module")

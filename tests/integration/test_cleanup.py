@@ -94,7 +94,8 @@ def test_a_deployed_cleanup_settles_the_job_of_a_killed_parent_and_touches_nothi
     assert f"`orchestrator resume {job.job}` goes on with it" in str(early.findings)
     found = looked(job)
     assert of_act(found, Act.SETTLE) == [f"job {job.job}"]
-    assert sum(finding.why.startswith("not ours") for finding in found.findings) == 2
+    strange = [finding.why for finding in found.findings if finding.why.startswith("not ours")]
+    assert sum(job.job in why for why in strange) == 2, strange  # other tests on this server may have left some too
     assert job.folder.read_stop() is None
 
     asyncio.run(
@@ -142,6 +143,7 @@ def test_the_schedule_of_the_deployed_cleanup_is_paused_and_stays_as_people_set_
     stack.request("PATCH", path, {"active": False})
 
 
+@pytest.mark.slow
 def test_a_cleanup_that_is_killed_is_finished_by_two_at_once(work: str, job: Watched) -> None:
     script = textwrap.dedent(f"""
         from orchestrator import orchestrate_sync
@@ -167,7 +169,7 @@ def test_a_cleanup_that_is_killed_is_finished_by_two_at_once(work: str, job: Wat
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [json.loads(process.communicate(timeout=120)[0]) for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    done = [finding["done"]["said"].split(":")[0] for one in said for finding in one["findings"]]
+    done = [finding["done"]["said"].split(":")[0] for one in said for finding in one["findings"] if finding["done"]]
     assert "settled" in done
     assert set(done) <= {"settled", "left alone"}
     report = Report.from_json(job.folder.read_report() or {})

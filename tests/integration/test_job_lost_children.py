@@ -57,6 +57,7 @@ def test_an_item_that_kills_every_run_is_found_and_fails_alone(work: str, job: W
 
 
 @pytest.mark.timeout(300)  # five child runs, one after the other
+@pytest.mark.slow
 def test_two_items_that_kill_every_run_fail_with_the_way_each_died_and_all_others_succeed(
     stack: Stack, job: Watched, quick_stop: float
 ) -> None:
