@@ -107,7 +107,7 @@ def test_storage_at_an_address_where_nobody_is_names_the_address(s3_environment:
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
     s3_environment.setenv("AWS_ENDPOINT_URL", address)
     with pytest.raises(UnreachableError) as caught:
-        reach("s3://jobs/job-1", seconds=3)
+        reach("s3://jobs/job-1", seconds=10)
     assert address in str(caught.value)
 
 
