@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.support import end_other_tasks, until_one_ends
+
 KEY = "pnu_a-key-of-the-tests"
 _CHUNK = 65_536
 _OPCODE_TEXT = 1
@@ -63,6 +65,9 @@ class CountingProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="counting proxy", daemon=True)
         self._servers: dict[str, asyncio.Server] = {}
+        # asyncio holds neither the task nor the reader of a connection whose client went away while the server's answer
+        # is waited for: collected as garbage, it would be destroyed in the middle.
+        self._serving: set[asyncio.Task[Any] | None] = set()
 
     # ------------------------------------------------------------------ what tests ask
 
@@ -105,10 +110,7 @@ class CountingProxy:
         async def end() -> None:
             for server in self._servers.values():
                 server.close()
-            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_other_tasks()
 
         asyncio.run_coroutine_threadsafe(end(), self._loop).result(30)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -118,6 +120,8 @@ class CountingProxy:
     # ------------------------------------------------------------------ inside the loop
 
     async def _serve(self, door: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self._serving.add(task)
         try:
             await self._one(door, reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
@@ -126,6 +130,7 @@ class CountingProxy:
             writer.close()
             with contextlib.suppress(Exception, asyncio.CancelledError):
                 await writer.wait_closed()
+            self._serving.discard(task)
 
     async def _one(self, door: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -151,7 +156,7 @@ class CountingProxy:
                 # Uncompressed: the first message is read here.
                 plain = [line for line in lines if line and not line.lower().startswith("sec-websocket-extensions:")]
                 up_writer.write("\r\n".join([*plain, "", ""]).encode("latin-1"))
-                await self._both_ways(reader, writer, up_reader, up_writer, by_message)
+                await until_one_ends(self._upwards(reader, up_writer, by_message), _pump(up_reader, writer))
                 return
             kept = [line for line in lines if line and not line.lower().startswith("connection:")]
             up_writer.write("\r\n".join([*kept, "Connection: close", "", ""]).encode("latin-1") + body)
@@ -186,25 +191,6 @@ class CountingProxy:
             free = self._passed[0] + self.seconds - now if self._passed else 0.0
             more = f"Retry-After: {max(1, math.ceil(free))}\r\n"
         return f"HTTP/1.1 {status} {words}\r\n{more}Content-Length: 2\r\nConnection: close\r\n\r\n{{}}".encode()
-
-    async def _both_ways(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        up_reader: asyncio.StreamReader,
-        up_writer: asyncio.StreamWriter,
-        by_message: bool,
-    ) -> None:
-        ways = [
-            asyncio.create_task(self._upwards(reader, up_writer, by_message)),
-            asyncio.create_task(_pump(up_reader, writer)),
-        ]
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
 
     async def _upwards(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, by_message: bool) -> None:
         """From the client; what says who it is must hold the key, or the connection ends."""

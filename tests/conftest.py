@@ -33,7 +33,7 @@ os.environ.update(
     DO_NOT_TRACK="1",
 )
 
-pytest_plugins = ["tests.prefect_stack"]
+pytest_plugins = ["tests.prefect_stack", "tests.s3server"]
 
 _STACK_FIXTURES = {"stack", "session_stack", "stack_factory"}
 

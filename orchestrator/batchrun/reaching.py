@@ -1,9 +1,9 @@
 """The first look at the job folder: whether this run reaches it at all, and what to say when it does not.
 
 A path that is not mounted, an address that does not answer, a missing package, a block that Prefect does not know
-here: none of them gets better by a new attempt. The run ends at once, under a name that the parent knows
-(`core.model.UNREACHABLE`), and says what it saw; what becomes of the job is the parent's to decide, which sees whether
-anybody else reaches the folder.
+here: waiting mends none of them. The run ends at once, under a name that the parent knows (`core.model.UNREACHABLE`),
+and says what it saw; whether to try again or to end the job is the parent's to decide, which sees whether anybody else
+reaches the folder.
 """
 
 from __future__ import annotations

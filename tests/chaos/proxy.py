@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from enum import StrEnum
 
+from tests.support import end_other_tasks, until_one_ends
+
 _CHUNK = 65_536
 _HEAD_SECONDS = 30.0
 _ANSWERS = {
@@ -141,10 +143,7 @@ class Proxy:
     async def _end(self) -> None:
         await self._hush()
         self._abort(lambda c: True)
-        tasks = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_other_tasks()
 
     def _abort(self, which: Callable[[_Connection], bool]) -> None:
         for connection in [c for c in self._connections if which(c)]:
@@ -180,16 +179,7 @@ class Proxy:
         connection.is_websocket = b"upgrade: websocket" in head.lower()
         up_reader, connection.server = await asyncio.open_connection("127.0.0.1", self._upstream)
         connection.server.write(head)
-        ways = [
-            asyncio.create_task(self._pump(reader, connection.server)),
-            asyncio.create_task(self._pump(up_reader, writer)),
-        ]
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
+        await until_one_ends(self._pump(reader, connection.server), self._pump(up_reader, writer))
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(_CHUNK):

@@ -18,6 +18,7 @@ from orchestrator.engine import progress as progress_artifact
 from orchestrator.engine.gateway import Deployment, Gateway, Run, Submission
 from orchestrator.engine.memory import INSTANT, MemoryGateway, complete
 from orchestrator.engine.parent import PrefectGateway
+from orchestrator.stack import Stack
 
 POOL_LIMIT, QUEUE_LIMIT = 4, 2
 
@@ -111,6 +112,19 @@ class PrefectBench:
 
         found = await self._client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
         return [str(page.data) for page in found if (str(page.flow_run_id) if page.flow_run_id else None) == run_id]
+
+
+@pytest.fixture
+async def deployment(stack: Stack) -> Deployment:
+    """A deployment of a flow of its own on the real server; nobody takes its runs."""
+    name = f"contract-{uuid.uuid4().hex[:8]}"
+    async with get_client() as client:
+        await client.create_deployment(await client.create_flow_from_name(name), "one")
+    gateway = PrefectGateway()
+    try:
+        return await gateway.find_deployment(f"{name}/one")
+    finally:
+        await gateway.close()
 
 
 @pytest.fixture(params=["memory", pytest.param("prefect", marks=pytest.mark.real)])

@@ -33,19 +33,6 @@ pytestmark = pytest.mark.real
 
 
 @pytest.fixture
-async def deployment(stack: Stack) -> Deployment:
-    mark = uuid.uuid4().hex[:8]
-    async with get_client() as client:
-        flow_id = await client.create_flow_from_name(f"connection-{mark}")
-        await client.create_deployment(flow_id, "one")
-    gateway = PrefectGateway()
-    try:
-        return await gateway.find_deployment(f"connection-{mark}/one")
-    finally:
-        await gateway.close()
-
-
-@pytest.fixture
 async def proxy(stack: Stack) -> AsyncIterator[Proxy]:
     async with proxied(stack.api_url, only="create_flow_run") as proxy:
         with temporary_settings({PREFECT_API_URL: proxy.url}):

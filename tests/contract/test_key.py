@@ -32,18 +32,6 @@ pytestmark = pytest.mark.real
 
 
 @pytest.fixture
-async def deployment(stack: Stack) -> Deployment:
-    name = f"key-{uuid.uuid4().hex[:8]}"
-    async with get_client() as client:
-        await client.create_deployment(await client.create_flow_from_name(name), "one")
-    gateway = PrefectGateway()
-    try:
-        return await gateway.find_deployment(f"{name}/one")
-    finally:
-        await gateway.close()
-
-
-@pytest.fixture
 def guarded(stack: Stack) -> Iterator[CountingProxy]:
     with counting(stack.api_url, key=KEY) as proxy:
         yield proxy

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -30,16 +29,10 @@ from orchestrator.store import (
 from orchestrator.store.inventory import FolderKind, look
 from orchestrator.store.sources import InlineSource
 from orchestrator.store.staging import StageOptions, stage
-from tests.s3server import S3Server, s3_server
+from tests.s3server import S3Server
 from tests.support import eventually
 
 S, F = ItemOutcome.SUCCEEDED, ItemOutcome.FAILED
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_server() as server:
-        yield server
 
 
 BLOCKS = [pytest.param(kind, marks=[pytest.mark.real, pytest.mark.slow]) for kind in ("block-local", "block-s3")]

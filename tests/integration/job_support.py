@@ -25,7 +25,7 @@ from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.utilities.callables import parameter_schema
 
-from orchestrator import JobFolder, Report
+from orchestrator import JobFolder, Report, Verdict
 from orchestrator.engine.registering import register
 from orchestrator.flows.parent import orchestrate_flow
 from orchestrator.stack import Stack
@@ -173,6 +173,23 @@ class Watched:
 def seconds(text: str) -> float:
     """Prefect's time text as epoch seconds."""
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def check_cut_off(watched: Watched, report: Report, deployment: str) -> None:
+    """What must hold of a job that ended because no child run reached its folder.
+
+    Nothing was done and nothing is left, no batch was tried a third time, and the reason has both sides' view.
+    """
+    assert (report.verdict, report.items.succeeded) == (Verdict.FAILED, 0), report
+    children = watched.children()
+    assert [c["state_type"] for c in children if c["state_type"] not in TERMINAL] == []
+    again = [c["name"] for c in children if " again " in c["name"]]
+    assert again, "one attempt alone decided"
+    assert len({name.partition(" again ")[0] for name in again}) == len(again), "a batch was tried a third time"
+    assert f"child runs of {deployment} cannot work: cannot reach the job folder" in report.reason
+    assert "This parent run (" in report.reason
+    assert "reads and writes" in report.reason
+    assert watched.trace() == []
 
 
 def check(watched: Watched, report: Report, *, max_in_flight: int | None = None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,11 @@ from orchestrator.flows.call import plan_sync
 from orchestrator.stack import Stack
 from tests.integration import job_flows
 from tests.integration.job_support import MARKS, Watched, await_end, deploy, deploy_parent, items, start
-from tests.s3server import S3Server, s3_server
+from tests.s3server import S3Server
 
 pytestmark = [*MARKS, pytest.mark.timeout(480)]
 
 KEY, SECRET = "AKIABLOCKJOBS77XQ", "wJalrXUt-block-secret-9f3b"
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_server() as server:
-        yield server
 
 
 @pytest.fixture

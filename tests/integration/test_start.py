@@ -76,12 +76,15 @@ def test_a_run_cancelled_while_pending_ends_as_cancelled_and_loads_nothing(
     assert not deployment[1].exists()
 
 
-def test_a_run_cancelled_while_its_flow_is_loaded_ends_as_cancelled(session_stack: Stack, deployment: tuple[str, Path]):
+@pytest.mark.parametrize(("how", "seconds"), [([], 60), (["--supervised"], 90)], ids=["by a worker", "supervised"])
+def test_a_run_cancelled_while_its_flow_is_loaded_ends_as_cancelled(
+    session_stack: Stack, deployment: tuple[str, Path], how: list[str], seconds: int
+):
     run = pending_run(session_stack, deployment[0])
-    process = started(session_stack, run)
-    eventually(deployment[1].exists, 60, "the flow's module is being loaded")
+    process = started(session_stack, run, *how)
+    eventually(deployment[1].exists, seconds, "the flow's module is being loaded")
     set_state(session_stack, run, "CANCELLING")
-    process.communicate(timeout=60)
+    process.communicate(timeout=seconds)
     assert state(session_stack, run) == "CANCELLED"
     assert deployment[1].read_text() == "loading"
 
@@ -163,15 +166,3 @@ def test_the_death_of_a_supervised_run_is_told(session_stack: Stack, at_work: tu
     os.kill(int(at_work[1].read_text()), signal.SIGKILL)
     process.communicate(timeout=90)
     assert state(session_stack, run) == "CRASHED"
-
-
-def test_a_supervised_run_cancelled_while_its_flow_is_loaded_ends_as_cancelled(
-    session_stack: Stack, deployment: tuple[str, Path]
-) -> None:
-    run = pending_run(session_stack, deployment[0])
-    process = started(session_stack, run, "--supervised")
-    eventually(deployment[1].exists, 90, "the flow's module is being loaded")
-    set_state(session_stack, run, "CANCELLING")
-    process.communicate(timeout=90)
-    assert state(session_stack, run) == "CANCELLED"
-    assert deployment[1].read_text() == "loading"
