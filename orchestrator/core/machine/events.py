@@ -53,7 +53,7 @@ class Recalled:
 
     Args:
         reason: Why, in its words.
-        silent: Because its process gave no sign of life.
+        silent: Because its process gave no sign of life, or never came up: its end is not waited for beyond a bound.
     """
 
     batch: int
@@ -274,7 +274,7 @@ class Recall:
     In this order: a parent that takes over meanwhile must not take our cancelling for somebody else's.
 
     Args:
-        silent: Because its process gave no sign of life.
+        silent: Because its process gave no sign of life, or never came up: its end is not waited for beyond a bound.
     """
 
     batch: int

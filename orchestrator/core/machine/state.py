@@ -81,7 +81,7 @@ class BatchState:
         self.counts: Counts | None = None
         self.sequence = -1
         self.giving_up: str | None = None  # why this attempt is being cancelled although the job goes on
-        self.silent_at: float | None = None  # when it was given up because its process gave no sign of life
+        self.silent_at: float | None = None  # given up then; no process may be left to end it
         self.unread = False  # it was settled without its ledger, which could not be read
         self.unconfirmed = False  # the cancel deadline passed before its end was read
         self.ask_at: float | None = None  # UNKNOWN only: when to ask again; None while an answer is awaited

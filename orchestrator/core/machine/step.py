@@ -132,13 +132,16 @@ def _on_time(state: State, event: ev.Ticked) -> list[Command]:
             commands.append((ev.Resolve if state.stop else ev.Submit)(index, batch.attempt))
         elif batch.stage is Stage.IN_FLIGHT and (reason := _too_long(state, batch, known_until)) is not None:
             batch.giving_up = reason
+            # What never started may have nobody left to end it, such as a worker that died after it took the run.
+            unattended = batch.phase is Phase.PENDING
+            batch.silent_at = now if unattended else None
             state.move_by_time(batch, Stage.STOPPING)
-            commands += [ev.Recall(index, batch.attempt, batch.run, reason)] if batch.run else []
+            commands += [ev.Recall(index, batch.attempt, batch.run, reason, unattended)] if batch.run else []
     return commands
 
 
 def _is_gone(state: State, batch: BatchState) -> bool:
-    """Whether a child without a sign of life was not seen to end in time; in a cancelling stop its deadline decides."""
+    """Whether a child that nobody may be left to end was not seen to end; in a cancelling stop its deadline decides."""
     if batch.stage is not Stage.STOPPING or batch.silent_at is None or state.cancelling:
         return False
     return state.tally.now >= batch.silent_at + state.setup.cancel_deadline

@@ -130,11 +130,23 @@ def test_a_child_that_stays_pending_is_cancelled_and_its_batch_tried_again():
     assert play.wait(10_000) == [], "waiting for a place is not starting"
     play.seen(Phase.PENDING)
     assert play.wait(60) == []
-    assert play.wait(0.1) == [ev.Recall(0, 0, run_of(0), "it did not start within 60 s of Pending")]
-    assert play.wait(100) == [], "asked once"
+    reason = "it did not start within 60 s of Pending"
+    assert play.wait(0.1) == [ev.Recall(0, 0, run_of(0), reason, silent=True)]
+    assert play.wait(20) == [], "asked once"
     said = play.ends(lost(0, 0, 1), phase=Phase.CANCELLED)
     assert ev.Submit(0, 1) in said
     assert any("did not start within 60 s" in c.reason for c in said if isinstance(c, ev.TryAgain))
+
+
+def test_a_child_that_never_starts_is_not_waited_for_beyond_the_cancel_deadline():
+    play = Play(1, start_timeout=60, cancel_deadline=30)
+    play.submitted(0, Phase.PENDING)
+    play.wait(60.1)
+    play.seen(Phase.CANCELLING)  # for as long as Prefect takes for one whose worker is gone
+    assert play.wait(29) == []
+    reason = "it did not start within 60 s of Pending"
+    assert play.wait(1.1) == [ev.Close(0, 0, None, reason)]
+    assert ev.Submit(0, 1) in play.closed(lost(0, 0, 1))
 
 
 def test_a_child_that_runs_too_long_is_cancelled_and_its_batch_tried_again():
@@ -142,6 +154,7 @@ def test_a_child_that_runs_too_long_is_cancelled_and_its_batch_tried_again():
     play.submitted(0, Phase.RUNNING)
     play.wait(61)
     assert play.stage() is Stage.STOPPING
+    assert play.wait(1000) == [], "it is alive: its worker ends it"
     said = play.ends(lost(0, 1), phase=Phase.CANCELLED)
     assert ev.Submit(0, 1) in said
 
