@@ -4,6 +4,7 @@ The server is real, child runs are simulated (`standin.py`) and only sleep, so t
 Each width meets both databases, one after the other, on a fresh stack.
 
 * *created per second*: the first window of child runs, from the first's creation to the last's.
+* *the batch is settled*: from a child's end, as the server dates it, until its parent heard of it and read its ledger.
 * *a freed place is filled*: from a child's end to the creation of the one that takes its place, as the server dates
   both: hearing of the end, reading the ledger and creating the next.
 """
@@ -28,6 +29,8 @@ class Found:
     """One width on one database."""
 
     rate: float
+    settle: float
+    settle_late: float
     refill: float
     refill_late: float
     busy: int
@@ -43,10 +46,11 @@ def measure(where: Standing, at_once: int, children: int, seconds: float) -> Fou
     job = watch(where, batches=children, per_batch=1, at_once=at_once, seconds=seconds)
     _whole(job, children)
     created = sorted(_seconds(run["created"]) for run in job.runs)
-    waited = sorted(refills(job.runs, at_once))
+    settled, waited = sorted(delays(job)), sorted(refills(job.runs, at_once))
     first, last = job.samples[0], job.samples[-1]
     return Found(
         rate=(at_once - 1) / (created[at_once - 1] - created[0]),
+        settle=statistics.median(settled), settle_late=settled[int(len(settled) * 0.95)],
         refill=statistics.median(waited), refill_late=waited[int(len(waited) * 0.95)],
         busy=job.busy, server=(last["server"] - first["server"]) / children,
         databases=(last["databases"] - first["databases"]) / children, parent=last["cpu"] / children,
@@ -58,6 +62,12 @@ def _whole(job: Job, children: int) -> None:
     """A measurement of a job that lost something measures nothing."""
     if (job.end["completed"], len(job.runs), job.worker["failed"]) != (children, children, 0):
         raise RuntimeError(f"{children} child runs were wanted: {job.end}, {job.worker}, {len(job.runs)} runs")
+
+
+def delays(job: Job) -> list[float]:
+    """Seconds from each child run's end to its batch's ledger having been read."""
+    ended = {run["idempotency_key"].split("/")[2]: _seconds(run["end_time"]) for run in job.runs}
+    return [at - ended[batch] for batch, at in job.end["closed"].items()]
 
 
 def refills(runs: list[dict[str, Any]], at_once: int) -> list[float]:
@@ -91,6 +101,8 @@ def compared(at_once: int, mine: Found, theirs: Found) -> list[Row]:
     return [
         line("child runs created per second, the first window", mine.rate, theirs.rate),
         line("answers 503", mine.busy, theirs.busy),
+        line("seconds from a child run's end to its batch settled: median", mine.settle, theirs.settle),
+        line("seconds from a child run's end to its batch settled: 95 of 100", mine.settle_late, theirs.settle_late),
         line("seconds until a freed place is filled: median", mine.refill, theirs.refill),
         line("seconds until a freed place is filled: 95 of 100", mine.refill_late, theirs.refill_late),
         line("the job's time, ideal = 1", mine.wall, theirs.wall),

@@ -1,7 +1,8 @@
 """The parent of a job over simulated child runs: `python -m benchmarks.standin_parent ITEMS PER_BATCH AT_ONCE SECONDS`.
 
 Prints a line of JSON about once a second: how many batches were settled, and what this process and its requests had
-cost by then; the last line is the end. Items are seconds, drawn evenly around SECONDS / PER_BATCH, the same each time.
+cost by then; the last line is the end, with the time (seconds since 1970) at which each batch's ledger had been read.
+Items are seconds, drawn evenly around SECONDS / PER_BATCH, the same each time.
 """
 
 from __future__ import annotations
@@ -23,17 +24,25 @@ def durations(count: int, mean: float) -> list[float]:
 
 def main(count: int, per_batch: int, at_once: int, seconds: float, storage: str, job_id: str) -> None:
     from orchestrator import JobView, orchestrate_sync
+    from orchestrator.core.machine import events as ev
     from orchestrator.engine.parent import PrefectGateway
-    from orchestrator.flows import call
+    from orchestrator.reactor import Recorder
 
+    # To read what the job's door counts while it runs, and when batches are closed.
     doors: list[PrefectGateway] = []
+    closed: dict[int, float] = {}
+    make, take = PrefectGateway.__init__, Recorder.take
 
-    class Door(PrefectGateway):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            doors.append(self)
+    def watched(door: PrefectGateway, *args: Any, **kwargs: Any) -> None:
+        make(door, *args, **kwargs)
+        doors.append(door)
 
-    call.PrefectGateway = Door  # type: ignore[misc]  # to read its count of requests while the job runs
+    def taken(recorder: Recorder, at: float, event: ev.Event, commands: Any) -> None:
+        if isinstance(event, ev.Closed):
+            closed[event.batch] = time.time()
+        take(recorder, at, event, commands)
+
+    PrefectGateway.__init__, Recorder.take = watched, taken  # type: ignore[method-assign]
     me, began = psutil.Process(), time.monotonic()
 
     def say(settled: int, **more: Any) -> None:
@@ -54,6 +63,7 @@ def main(count: int, per_batch: int, at_once: int, seconds: float, storage: str,
         b.total - b.not_submitted, over=True, verdict=report.verdict.value, wall=report.seconds, total=n.total,
         succeeded=n.succeeded, failed=n.failed, unknown=n.unknown, not_started=n.not_started,
         completed=b.completed, attempts_lost=b.total - b.completed, most=report.max_in_flight_seen,
+        closed=closed,
     )  # fmt: skip
 
 

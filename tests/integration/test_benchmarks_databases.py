@@ -24,7 +24,16 @@ def on_postgres() -> Iterator[Standing]:
 def test_simulated_child_runs_on_a_real_server_are_measured(on_postgres: Standing) -> None:
     found = databases.measure(on_postgres, at_once=4, children=10, seconds=0.5)
     assert found.busy == 0
-    for number in (found.rate, found.refill, found.server, found.databases, found.parent, found.wall):
+    for number in (
+        found.rate,
+        found.settle,
+        found.settle_late,
+        found.refill,
+        found.server,
+        found.databases,
+        found.parent,
+        found.wall,
+    ):
         assert number > 0, found
     rows = databases.compared(4, found, found)
     assert all(row.ratio == 1 for row in rows if row.other), markdown(rows)
