@@ -57,7 +57,7 @@ NEED = {
 }
 """What a page's blocks need besides a folder."""
 
-QUICK = {"README.md", "docs/cloud.md", "docs/jobs.md", "docs/patterns/batch-task.md"}
+QUICK = {"README.md", "docs/cloud.md", "docs/patterns/batch-task.md"}
 """Those of them that `make test` reads; the others are left to `make test-slow`."""
 
 pytestmark = [pytest.mark.docs, pytest.mark.timeout(900)]

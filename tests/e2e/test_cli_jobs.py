@@ -205,7 +205,8 @@ def test_up_serves_deployments_until_ctrl_c(program: Program) -> None:
     assert not Path(facts["home"]).exists()
 
 
-@pytest.mark.parametrize("trip", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("trip", [False, True])
 def test_the_demo_shows_what_it_says(trip: bool, lonely: Program) -> None:
     done = lonely(
         "demo", "--json", *(["--trip", "--files", "900"] if trip else ["--files", "160"]), deadline_seconds=220

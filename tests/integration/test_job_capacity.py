@@ -26,6 +26,7 @@ from tests.integration.job_support import (
 pytestmark = MARKS
 
 
+@pytest.mark.slow
 def test_children_that_wait_for_capacity_spend_no_attempt(stack: Stack, job: Watched) -> None:
     stack.create_pool("it-narrow", limit=4)
     worker = stack.start_worker(pool="it-narrow", limit=1)

@@ -106,6 +106,7 @@ def test_children_of_a_cancelled_parent_that_drains_finish_their_batch_and_nothi
     assert [run["state_type"] for run in job.children()] == ["COMPLETED"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_children_of_parents_that_are_gone_end_by_themselves_or_finish_their_batch_as_asked(
     work: str, job: Watched, stack: Stack, monkeypatch: pytest.MonkeyPatch
