@@ -19,7 +19,7 @@ from orchestrator.reactor.boundaries import Boundary, passed
 from orchestrator.reactor.job import Job
 from orchestrator.reactor.links import tell_first
 from orchestrator.reactor.notices import Notices
-from orchestrator.reactor.perform import Io, Performer, in_background, read_attempt
+from orchestrator.reactor.perform import Io, Performer, Tasks, in_background, read_attempt
 from orchestrator.reactor.reach import Reach
 from orchestrator.reactor.recording import Recorder
 from orchestrator.reactor.showing import Showing
@@ -66,8 +66,8 @@ class Reactor:
         self._io = io or Io()
         self._recorder = recorder
         self._events: asyncio.Queue[ev.Event] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._creating: set[asyncio.Task[Any]] = set()
+        self._tasks: Tasks = {}
+        self._creating: Tasks = {}
         self._watch = Watch(
             self.state, gateway, self._events.put_nowait, poll_seconds=job.times.poll, max_waits=max_waits,
             own=job.page_run, cancelled=self._cancelled,

@@ -215,13 +215,17 @@ def _read_attempt(job: Job, batch: int, attempt: int, phase: Phase | None, how: 
     return folder.close_by_value(batch, count, attempt, ItemOutcome.UNKNOWN, None)
 
 
-def in_background(tasks: set[asyncio.Task[Any]], work: Awaitable[Any], failed: Callable[[BaseException], None]) -> None:
+Tasks = dict[asyncio.Task[Any], None]
+"""Tasks in the order in which they began: a set's order would differ from one run of a seed to the next."""
+
+
+def in_background(tasks: Tasks, work: Awaitable[Any], failed: Callable[[BaseException], None]) -> None:
     """Start a task that is kept until it ends; an exception nobody expected goes to `failed`."""
     task: asyncio.Task[Any] = asyncio.ensure_future(work)
-    tasks.add(task)
+    tasks[task] = None
 
     def ended(done: asyncio.Task[Any]) -> None:
-        tasks.discard(done)
+        tasks.pop(done, None)
         if not done.cancelled() and (error := done.exception()) is not None:
             failed(error)
 

@@ -52,12 +52,13 @@ class Played:
 
 def play(scenario: Scenario, *, story: bool = False) -> Played:
     """Play a scenario; twice gives the same story twice."""
-    random.seed(scenario.seed)
     logging.getLogger("orchestrator").setLevel(logging.CRITICAL)
     logging.getLogger("tests.simulation").setLevel(logging.CRITICAL)
     stage = _Stage(scenario, story)
     with (
         warnings.catch_warnings(),
+        # Not the generator that all threads of this process share: another one's draw would change the story.
+        mock.patch("orchestrator.reactor.watch.random", random.Random(scenario.seed)),
         mock.patch("orchestrator.store.folder.open_store", stage.open_store),
         mock.patch("orchestrator.flows.prepare.open_store", stage.open_store),
         mock.patch.object(boundaries, "hook", None),
