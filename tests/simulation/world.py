@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FENCE, GRACE = 2.0, 10.0
 EPSILON = 0.001
+UNATTENDED = (b"no sign of life", b"it did not start within")
+"""Why runs are given up that nobody may be left to end."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ class World(SimulatedEngine):
             self.propose(run_id, Phase.SCHEDULED)
 
     def given_up(self, what: tuple[int, int], silent: bool) -> None:
-        """An attempt was given up: one whose process was silent holds no place any more, and is not waited for."""
+        """An attempt was given up; one that nobody may be left to end holds no place any more and is not waited for."""
         self.facts.revoked[what] = self.now()
         if (silent or what in self.facts.silent) and self._held.pop(
             self._run_of.get(what, RunId("")), None
@@ -359,7 +361,7 @@ class Storage:
         elif (attempt := layout.attempt_name(name)) is not None:
             what = (attempt.batch, attempt.attempt)
             if attempt.kind is layout.Kind.REVOKED:
-                self._world.given_up(what, silent=b"no sign of life" in data)
+                self._world.given_up(what, silent=any(words in data for words in UNATTENDED))
             elif attempt.kind is layout.Kind.END:
                 facts.ended[what] = now
             elif name.endswith(".recalled") and b'"silent":true' in data:
