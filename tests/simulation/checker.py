@@ -7,8 +7,8 @@ Some rules are checked while it happens, in `world.World`:
   Runs that another parent had created since this one took over are left out: requests of a dead parent that were
   still on their way, and what an older parent does until it sees that it was superseded; nobody could count them. So
   is a run that was over and came back (its end was read), one under a key whose first run had been deleted, and one
-  that was cancelled because its process gave no sign of life, once it was given up (Prefect ends it after five
-  minutes). After the window was made smaller, runs in flight may be more than it: then nothing is created.
+  that was cancelled because its process gave no sign of life or never came up, once it was given up (Prefect ends it
+  after five minutes). After the window was made smaller, runs in flight may be more than it: then nothing is created.
 * **G3.** No creation is *sent* by a parent that knows of a stop, or that read one from the folder, or that could have
   read it (one look plus a tenth of a second after it was written, in scenarios whose storage is always there). What
   had been sent before may still be carried out. No item starts later than one look (2 s) after a stop that cancels
