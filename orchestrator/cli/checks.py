@@ -12,8 +12,9 @@ from orchestrator.cli.jobs import storage_root
 from orchestrator.engine.admin import Admin, Pool, Server, fastapi_problem, open_admin
 from orchestrator.engine.gateway import Deployment
 from orchestrator.engine.masking import SHORTEST, too_short
-from orchestrator.errors import ConfigurationError
+from orchestrator.errors import ConfigurationError, StorageError
 from orchestrator.flows.plan import SQLITE_IN_FLIGHT
+from orchestrator.flows.sharing import check_seen
 from orchestrator.settings import Settings
 from orchestrator.store import local_path, open_store, probe
 
@@ -162,11 +163,11 @@ async def _deployment(
         found.ok(f"{name} is a batch flow")
     else:
         found.tight(f"{name} is no batch flow: pass items by value, --pass-items-as list:NAME")
-    folder = await asyncio.to_thread(local_path, root) if root is not None else None
-    if folder is not None and not deployment.sees(folder):
-        found.problem(
-            f"{name} runs on a {deployment.pool_type} pool, which cannot see {folder}: use a URL, --storage s3://bucket/jobs"
-        )
+    if root is not None and deployment.is_batch_flow:
+        try:
+            await asyncio.to_thread(check_seen, root, deployment, "child runs")
+        except StorageError as e:
+            found.problem(str(e))
     if deployment.concurrency_limit is not None:
         found.tight(
             f"{name} has a concurrency limit ({deployment.concurrency_limit}): after a server restart Prefect may end "

@@ -14,12 +14,11 @@ from orchestrator.errors import (
     DeploymentNotFoundError,
     EngineError,
     EngineUnavailableError,
-    StorageError,
 )
 from orchestrator.flows.call import stage_sync
 from orchestrator.flows.prepare import Prepared
+from orchestrator.flows.sharing import check_seen
 from orchestrator.settings import Settings
-from orchestrator.store import local_path
 
 
 def start_detached(request: dict[str, Any]) -> dict[str, Any]:
@@ -62,12 +61,7 @@ async def _find_parent(settings: Settings, root: str) -> Deployment:
                 f"the parent {settings.parent_deployment!r} is not deployed (--detach needs it): "
                 "`orchestrator deploy` adds it"
             ) from e
-    folder = await asyncio.to_thread(local_path, root)
-    if folder is not None and not parent.sees(folder):
-        raise StorageError(
-            f"{root} is a folder of this machine, which the parent on the {parent.pool_type} pool {parent.pool!r} "
-            "cannot see; give a URL that both reach, e.g. s3://bucket/jobs"
-        )
+    await asyncio.to_thread(check_seen, root, parent, "the parent")
     return parent
 
 

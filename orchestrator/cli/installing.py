@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from orchestrator.cli.options import JOB, PLACE, Json, MaxInFlight, Storage, flag
 from orchestrator.cli.terminal import give, give_json, say
 from orchestrator.errors import ConfigurationError, OrchestratorError
 
-Pool = Annotated[
+if TYPE_CHECKING:
+    from orchestrator.engine.admin import Admin, Pool
+
+PoolName = Annotated[
     str | None, flag("--pool", "Work pool on which the parent runs. Default: the only one there is.", group=PLACE)
 ]
 
 
 def deploy(
     *,
-    pool: Pool = None,
+    pool: PoolName = None,
     name: Annotated[
         str, flag("--name", "Name of the deployment.", group=PLACE, env="ORCHESTRATOR_DEPLOYMENT_NAME")
     ] = "default",
@@ -73,15 +76,18 @@ async def _deploy(
     from orchestrator.engine.admin import open_admin
     from orchestrator.engine.registering import register
     from orchestrator.flows.parent import orchestrate_flow
+    from orchestrator.flows.sharing import check_seen
     from orchestrator.stack.own import OWN, PARENT
-    from orchestrator.store import absolute_url, is_local, open_store, probe
+    from orchestrator.store import absolute_url, open_store, probe
 
     async with open_admin() as admin:
         server = await admin.server()
         pool = pool or await _only_pool(admin)
-        if create_pool:
-            await _create_pool(admin, pool, image, storage)
         found = await admin.pool(pool)
+        planned = await _planned_pool(pool, image, storage) if create_pool else None
+        if planned is not None and found is not None:
+            await admin.ensure_pool(pool, planned.type)  # it is there; of another type it is refused
+        found = found or planned
         if found is None:
             known = ", ".join(sorted(p.name for p in await admin.pools())) or "none"
             raise ConfigurationError(
@@ -90,13 +96,7 @@ async def _deploy(
         environment = dict(variables.pop("env", {}) or {})
         if storage is not None:
             storage = absolute_url(storage)
-            if is_local(storage) and not found.sees(storage, variables):
-                raise ConfigurationError(
-                    f"{storage} is a folder of this machine, which runs on a {found.type} pool cannot see; "
-                    "give a URL that they can, e.g. s3://bucket/jobs, or mount it there, e.g. "
-                    f"""--job-variable 'volumes=["{storage}:{storage}"]'""",
-                    field="storage",
-                )
+            await asyncio.to_thread(check_seen, storage, found, "the parent", variables)
             place = storage
             await asyncio.to_thread(lambda: probe(open_store(place)))
             environment["ORCHESTRATOR_STORAGE"] = storage
@@ -107,6 +107,8 @@ async def _deploy(
                 f"the work pool {pool!r} ({found.type}) needs an image in which this package is installed",
                 field="image",
             )
+        if found is planned and planned is not None:
+            await _create_pool(admin, planned)
         how: dict[str, Any] = {
             "pool": pool,
             "version": version("prefect-batch-orchestrator"),
@@ -131,22 +133,27 @@ async def _deploy(
         }
 
 
-async def _create_pool(admin: Any, name: str, image: str | None, storage: str | None) -> None:
-    """With an image a docker pool by our template, whose containers see a local folder of jobs; else a process pool."""
+async def _planned_pool(name: str, image: str | None, storage: str | None) -> Pool:
+    """The pool to be created: with an image a docker pool, whose containers see a local folder of jobs."""
+    from orchestrator.engine.admin import Pool
+    from orchestrator.store import local_path
+
+    folder = await asyncio.to_thread(local_path, storage) if image is not None and storage is not None else None
+    volumes = () if folder is None else (f"{folder}:{folder}",)
+    return Pool(name, "process" if image is None else "docker", False, None, 0, image=image, volumes=volumes)
+
+
+async def _create_pool(admin: Admin, pool: Pool) -> None:
     from orchestrator.stack.containers import docker_template
-    from orchestrator.store import absolute_url, is_local
 
-    if image is None:
-        await admin.ensure_pool(name)
+    if pool.image is None:
+        await admin.ensure_pool(pool.name)
         return
-    mounted: dict[str, Any] = {}
-    if storage is not None and is_local(storage):
-        folder = absolute_url(storage)
-        mounted = {"volumes": [f"{folder}:{folder}"], "user": f"{os.geteuid()}:{os.getegid()}"}
-    await admin.ensure_pool(name, "docker", docker_template(image=image, **mounted))
+    owner = f"{os.geteuid()}:{os.getegid()}" if pool.volumes else None
+    await admin.ensure_pool(pool.name, "docker", docker_template(image=pool.image, volumes=pool.volumes, user=owner))
 
 
-async def _only_pool(admin: Any) -> str:
+async def _only_pool(admin: Admin) -> str:
     pools = await admin.pools()
     if len(pools) != 1:
         known = ", ".join(sorted(p.name for p in pools))

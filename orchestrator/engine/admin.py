@@ -29,7 +29,7 @@ from orchestrator.engine.deployments import (
     volumes_of,
     workers_online,
 )
-from orchestrator.engine.gateway import Capacity, Deployment, Run, mounts
+from orchestrator.engine.gateway import Capacity, Deployment, Run
 from orchestrator.engine.masking import Masker
 from orchestrator.engine.parent import run_of
 from orchestrator.engine.translate import api_address, translate
@@ -81,10 +81,6 @@ class Pool:
     workers_online: int | None
     image: str | None = None
     volumes: Sequence[str] = ()
-
-    def sees(self, folder: str, job_variables: Mapping[str, Any]) -> bool:
-        """As `Deployment.sees`, for a deployment on this pool with these job variables."""
-        return self.type == "process" or mounts(job_variables.get("volumes", self.volumes), folder)
 
 
 class Admin:

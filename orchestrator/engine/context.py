@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import Token
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class ParentRun:
         pool, queue: Work pool and queue its process was started by; None outside of deployments.
         deployment_id: None outside of deployments.
         url: Its page in the UI; None when no UI is known.
+        job_variables: Of this run, which go before those of its deployment.
     """
 
     id: RunId
@@ -42,6 +43,7 @@ class ParentRun:
     deployment_id: str | None
     url: str | None
     queue: str | None = None
+    job_variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 def outermost_run() -> ParentRun | None:
@@ -63,6 +65,7 @@ def outermost_run() -> ParentRun | None:
         deployment_id=str(run.deployment_id) if run.deployment_id else None,
         url=run_url(RunId(str(run.id))),
         queue=run.work_queue_name,
+        job_variables=run.job_variables or {},
     )
 
 

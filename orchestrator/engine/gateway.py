@@ -45,26 +45,6 @@ class Deployment:
     is_batch_flow: bool = True
     volumes: Sequence[str] = ()
 
-    def sees(self, folder: str, job_variables: Mapping[str, Any] | None = None) -> bool:
-        """Whether its runs have a folder of that path: processes do, containers where it is mounted.
-
-        Args:
-            folder: An absolute path.
-            job_variables: Of the job, which go before the deployment's own.
-        """
-        if self.pool_type in (None, "process"):
-            return True
-        return mounts((job_variables or {}).get("volumes", self.volumes), folder)
-
-
-def mounts(volumes: object, folder: str) -> bool:
-    """Whether one of these volumes shows containers something at that path, and lets them write."""
-    for volume in volumes if isinstance(volumes, (list, tuple)) else ():
-        _, inside, mode = [*str(volume).split(":"), "", ""][:3]
-        if inside and "ro" not in mode.split(",") and f"{folder}/".startswith(f"{inside.rstrip('/')}/"):
-            return True
-    return False
-
 
 @dataclass(frozen=True, slots=True)
 class Capacity:

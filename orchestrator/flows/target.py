@@ -11,9 +11,10 @@ from orchestrator.core.model import Batch
 from orchestrator.engine.context import ParentRun
 from orchestrator.engine.gateway import Capacity, Deployment, Gateway
 from orchestrator.engine.parameters import check_parameters
-from orchestrator.errors import ConfigurationError, SourceError, StorageError
+from orchestrator.errors import ConfigurationError, DeploymentNotFoundError, SourceError
 from orchestrator.flows.request import JobSpec, find_template, template_reason
-from orchestrator.store import JobFolder, is_local, local_path
+from orchestrator.flows.sharing import check_seen
+from orchestrator.store import JobFolder, local_path
 
 ITEMS_PARAMETERS = ("batch", "items")
 
@@ -45,16 +46,17 @@ async def find_target(spec: JobSpec, gateway: Gateway, parent: ParentRun | None,
     deployments = {group: await gateway.find_deployment(name) for group, name in spec.deployments.items()}
     advice: list[str] = []
     capacities: list[tuple[Deployment, Capacity]] = []
-    folder = await asyncio.to_thread(local_path, root)
     for deployment in {d.id: d for d in deployments.values()}.values():
         _check_flow(spec, deployment)
-        if folder is not None and not spec.pass_items.by_value:
-            _check_folder(root, folder, deployment, spec)
+        if not spec.pass_items.by_value:
+            await asyncio.to_thread(check_seen, root, deployment, "child runs", spec.job_variables)
         capacity = await gateway.capacity(deployment, spec.work_queue_name)
         for field, missing in capacity.missing_limits.items():
             raise ConfigurationError(f"{missing} (its items need it: {deployment.name})", field=field)
         capacities.append((deployment, capacity))
         advice += _advice(deployment, capacity)
+    if not spec.pass_items.by_value:
+        await _check_parent(gateway, parent, root, [deployment for deployment, _ in capacities])
     window, why = _window(spec, parent, capacities)
     if why:
         advice.append(why)
@@ -62,18 +64,17 @@ async def find_target(spec: JobSpec, gateway: Gateway, parent: ParentRun | None,
     return Target(deployments, tightest, window, tuple(advice))
 
 
-def _check_folder(root: str, folder: str, deployment: Deployment, spec: JobSpec) -> None:
-    if deployment.sees(folder, spec.job_variables):
+async def _check_parent(gateway: Gateway, parent: ParentRun | None, root: str, deployments: list[Deployment]) -> None:
+    """Refuse a local folder that lies in the parent's own container, where child runs cannot see it."""
+    if parent is None or parent.deployment_id is None or await asyncio.to_thread(local_path, root) is None:
         return
-    docker = deployment.pool_type == "docker"
-    if not docker and not is_local(root):
-        return  # somebody put the path into a block for both sides; what such a pool mounts cannot be seen from here
-    mount = f', or mount it there: volumes ["{folder}:{folder}"]' if docker else ""
-    place = root if root == folder else f"{root} ({folder})"
-    raise StorageError(
-        f"{place} is a folder of this machine, which child runs on the {deployment.pool_type} pool "
-        f"{deployment.pool!r} cannot see; give a URL that both sides reach, e.g. s3://bucket/jobs{mount}"
-    )
+    if all(d.pool == parent.pool and d.pool_type == "process" for d in deployments):
+        return  # so it is a process like theirs
+    try:
+        itself = await gateway.find_deployment(parent.deployment_id)
+    except DeploymentNotFoundError:
+        return  # deleted since it was started
+    await asyncio.to_thread(check_seen, root, itself, "the parent", parent.job_variables)
 
 
 def _check_flow(spec: JobSpec, deployment: Deployment) -> None:

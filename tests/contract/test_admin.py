@@ -12,7 +12,8 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from orchestrator.core.model import Phase, RunId
 from orchestrator.engine import admin as admin_door
 from orchestrator.engine.admin import open_admin
-from orchestrator.errors import ConfigurationError, EngineError
+from orchestrator.errors import ConfigurationError, EngineError, StorageError
+from orchestrator.flows.sharing import check_seen
 from orchestrator.stack import Stack
 from orchestrator.stack.containers import docker_template
 
@@ -59,17 +60,16 @@ async def test_a_docker_pool_says_what_its_containers_are_made_from_and_see(stac
         pool = await admin.pool(name)
         assert pool is not None
         assert (pool.type, pool.image) == ("docker", "mine:1")
-        assert pool.sees("/srv/jobs/a", {})
-        assert not pool.sees("/srv", {})
-        assert not pool.sees("/srv/jobs", {"volumes": []})
+        assert pool.volumes == ("/srv/jobs:/srv/jobs",)
+        check_seen("/srv/jobs/a", pool, "runs")
+        with pytest.raises(StorageError, match="cannot see"):
+            check_seen("/srv", pool, "runs")
         async with get_client() as client:
             flow = await client.create_flow_from_name(name)
             await client.create_deployment(flow, "plain", work_pool_name=name)
             await client.create_deployment(flow, "own", work_pool_name=name, job_variables={"volumes": ["x:/data"]})
         plain, own = [await admin.find_deployment(f"{name}/{which}") for which in ("plain", "own")]
-    assert (plain.sees("/srv/jobs"), plain.sees("/data")) == (True, False)
-    assert (own.sees("/srv/jobs"), own.sees("/data")) == (False, True)
-    assert plain.sees("/data", {"volumes": ["x:/data"]})
+    assert (plain.volumes, own.volumes) == (("/srv/jobs:/srv/jobs",), ("x:/data",))
 
 
 async def test_a_run_is_started_and_read_again(stack: Stack) -> None:

@@ -158,13 +158,53 @@ def test_deploy_names_the_pools_there_are(stack: Stack, capfd: pytest.CaptureFix
 def test_deploy_wants_a_docker_pool_to_mount_a_local_folder(
     stack: Stack, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    new = ["--pool", "mounts-nothing", "--create-pool", "--image", "mine:1"]
+    assert run(["deploy", *new, "--storage", str(tmp_path), "--job-variable", "volumes=[]"]) == 2
+    assert f'job variable volumes=["{tmp_path}:{tmp_path}"]' in capfd.readouterr().err
+    names = [pool["name"] for pool in stack.request("POST", "/work_pools/filter", {})]
+    assert "mounts-nothing" not in names, "the pool was created, and then the request refused"
+
+
+def test_every_command_says_in_the_same_words_that_a_folder_cannot_be_seen(
+    stack: Stack, place: Path, work: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     pool = {"name": "mounts-nothing", "type": "docker", "base_job_template": docker_template()}
     stack.request("POST", "/work_pools/", pool)
+    flow = stack.request("POST", "/flows/", {"name": "cannot-see"})
+    schema = {"properties": {"batch": {}}, "definitions": {"BatchReference": {}}}
+    deployment = {
+        "name": "it",
+        "flow_id": flow["id"],
+        "work_pool_name": "mounts-nothing",
+        "parameter_openapi_schema": schema,
+    }
+    deployed = stack.request("POST", "/deployments/", deployment)
+    jobs = place / "jobs"
+    said = (
+        f"{jobs} is a folder of this machine, which {{}} on the docker pool 'mounts-nothing' cannot see; give a URL "
+        f'that both sides reach, e.g. s3://bucket/jobs, or mount it there: job variable volumes=["{jobs}:{jobs}"]'
+    )
+    children, parent = said.format("child runs"), said.format("the parent")
+    at = ["--deployment", "cannot-see/it", "--items", "good.jsonl"]
     try:
-        assert run(["deploy", "--pool", "mounts-nothing", "--storage", str(tmp_path)]) == 2
+        for command, words in (
+            (["run", *at], children),
+            (["plan", *at], children),
+            (["run", "--detach", "--deployment", work, "--items", "good.jsonl"], parent),
+            (["deploy", "--pool", "mounts-nothing", "--storage", str(jobs), "--image", "mine:1"], parent),
+            (["doctor", "--deployment", "cannot-see/it"], children),
+        ):
+            if "--detach" in command:
+                monkeypatch.setenv("ORCHESTRATOR_PARENT_DEPLOYMENT", "cannot-see/it")
+            ended = run(command)
+            shown = capfd.readouterr()
+            assert words in (shown.out if command[0] == "doctor" else shown.err), command
+            assert ended == (1 if command[0] == "doctor" else 2), command
+            monkeypatch.delenv("ORCHESTRATOR_PARENT_DEPLOYMENT", raising=False)
+        assert list(jobs.rglob("job.json")) == []
     finally:
+        stack.request("DELETE", f"/deployments/{deployed['id']}")
         stack.request("DELETE", "/work_pools/mounts-nothing")
-    assert f"""--job-variable 'volumes=["{tmp_path}:{tmp_path}"]'""" in capfd.readouterr().err
 
 
 def test_up_with_containers_wants_an_engine(lonely: Program, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "orchestrator"
 TYPES = {"process", "docker", "kubernetes", "ecs", "cloud-run-v2", "prefect-agent"}
 ASKED = {
-    "engine/gateway.py": "processes of this machine see its folders, containers what they mount",
-    "flows/target.py": "how a folder is mounted, in an error's advice",
+    "flows/sharing.py": "processes of this machine see its folders, containers what they mount",
+    "flows/target.py": "a parent that is a process like its child runs need not be asked about",
     "engine/admin.py": "creates pools of ours",
     "cli/installing.py": "creates pools of ours, and asks for an image where runs need one",
 }

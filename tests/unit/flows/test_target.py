@@ -19,7 +19,7 @@ from orchestrator.engine.parameters import check_parameters
 from orchestrator.errors import ConfigurationError, DeploymentNotFoundError, SourceError, StorageError
 from orchestrator.flows.request import JobSpec, make_spec
 from orchestrator.flows.target import Target, check_groups, check_items, find_target
-from orchestrator.store import JobFolder, StageOptions, as_source, places, stage
+from orchestrator.store import JobFolder, StageOptions, as_source, stage
 from orchestrator.store.records import JobRecord
 
 NAME = "simulated/batches"
@@ -153,49 +153,38 @@ def test_a_local_folder_is_refused_where_children_run_elsewhere(tmp_path):
     assert found(gateway, spec(), root="s3://bucket/jobs").window == 8
 
 
+def test_a_local_folder_is_accepted_where_the_jobs_own_volumes_mount_it():
+    gateway = MemoryGateway()
+    known = gateway.engine.deployments
+    known[NAME] = replace(known[NAME], pool_type="docker")
+    asked = spec(job_variables={"volumes": ["/srv/jobs:/srv/jobs"]})
+    assert found(gateway, asked, root="/srv/jobs").window == 8
+
+
 @pytest.mark.parametrize(
-    ("volumes", "seen"),
+    ("of_deployment", "of_run", "fits"),
     [
-        (["/srv/jobs:/srv/jobs"], True),
-        (["/srv:/srv"], True),
-        (["jobs:/srv/jobs:rw,z"], True),
-        (["/srv/jobs:/jobs"], False),  # there, and under another name
-        (["/srv/jobs:/srv/jobs:ro"], False),
-        (["/srv/job:/srv/job"], False),
-        (["/srv/jobs"], False),  # a volume of each container's own
-        ([], False),
+        ([], {}, False),
+        (["/srv/jobs:/srv/jobs"], {}, True),
+        ([], {"volumes": ["/srv:/srv"]}, True),
+        (["/srv/jobs:/srv/jobs"], {"volumes": []}, False),
     ],
 )
-def test_containers_see_the_folders_that_they_mount(volumes, seen):
+def test_a_parent_in_a_container_must_see_the_folder_too(of_deployment, of_run, fits):
+    """Else it would put the job into its own container, and child runs would find nothing at that path."""
     gateway = MemoryGateway()
     known = gateway.engine.deployments
-    known[NAME] = replace(known[NAME], pool_type="docker", volumes=volumes)
-    assert known[NAME].sees("/srv/jobs") is seen
-    if seen:
-        assert found(gateway, spec(), root="/srv/jobs").window == 8
-    else:
-        with pytest.raises(StorageError, match=r'volumes \["/srv/jobs:/srv/jobs"\]'):
-            found(gateway, spec(), root="/srv/jobs")
-    known[NAME] = replace(known[NAME], volumes=[])
-    mounted = spec(job_variables={"volumes": volumes})  # the job's own variables go first
-    assert known[NAME].sees("/srv/jobs", mounted.job_variables) is seen
-
-
-def test_a_path_in_a_block_is_checked_where_mounts_can_be_seen_and_believed_elsewhere(monkeypatch):
-    monkeypatch.setattr(places, "_resolvers", {"block": lambda block: ("/srv/jobs", {})})
-    root = "block:local-file-system/jobs"
-    gateway = MemoryGateway()
-    known = gateway.engine.deployments
-    for pool_type, volumes, fits in (
-        ("process", [], True), ("docker", ["/srv/jobs:/srv/jobs"], True), ("docker", [], False),
-        ("kubernetes", [], True),  # what it mounts stands in a manifest that nobody here can read
-    ):  # fmt: skip
-        known[NAME] = replace(known[NAME], pool_type=pool_type, volumes=volumes)
-        if fits:
-            assert found(gateway, spec(), root=root).window == 8
-        else:
-            with pytest.raises(StorageError, match=r"block:local-file-system/jobs \(/srv/jobs\) is a folder of this"):
-                found(gateway, spec(), root=root)
+    known[NAME] = replace(known[NAME], pool_type="process")
+    mine = gateway.engine.deploy("mine/default")
+    known["mine/default"] = replace(mine, pool="boxes", pool_type="docker", volumes=of_deployment)
+    by = replace(parent("boxes"), deployment_id=mine.id, job_variables=of_run)
+    if fits:
+        assert found(gateway, spec(), by, root="/srv/jobs").window == 8
+        return
+    with pytest.raises(StorageError, match="which the parent on the docker pool 'boxes' cannot see"):
+        found(gateway, spec(), by, root="/srv/jobs")
+    assert found(gateway, spec(), by, root="s3://bucket/jobs").window == 8
+    assert found(gateway, spec(), replace(by, deployment_id="deleted"), root="/srv/jobs").window == 8
 
 
 def test_child_runs_that_get_their_items_by_value_need_no_folder(tmp_path):
