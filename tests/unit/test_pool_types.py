@@ -12,7 +12,6 @@ TYPES = {"process", "docker", "kubernetes", "ecs", "cloud-run-v2", "prefect-agen
 ASKED = {
     "flows/sharing.py": "processes of this machine see its folders, containers what they mount",
     "flows/target.py": "a parent that is a process like its child runs need not be asked about",
-    "engine/admin.py": "creates pools of ours",
     "cli/installing.py": "creates pools of ours, and asks for an image where runs need one",
 }
 """Where the type is asked for, and why."""
@@ -25,6 +24,7 @@ def asks(file: Path) -> bool:
         if isinstance(node, ast.Compare):
             told = {c.value for part in node.comparators for c in ast.walk(part) if isinstance(c, ast.Constant)}
             about = {n.attr for n in ast.walk(node.left) if isinstance(n, ast.Attribute)}
+            about |= {n.id for n in ast.walk(node.left) if isinstance(n, ast.Name)}
             if told & TYPES and about & {"type", "pool_type"}:
                 return True
     return False
