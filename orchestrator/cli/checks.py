@@ -12,7 +12,7 @@ from orchestrator.cli.jobs import storage_root
 from orchestrator.engine.admin import Admin, Pool, Server, fastapi_problem, open_admin
 from orchestrator.engine.gateway import Deployment
 from orchestrator.engine.masking import SHORTEST, too_short
-from orchestrator.errors import ConfigurationError, StorageError
+from orchestrator.errors import ConfigurationError, StorageError, StoreUnavailableError
 from orchestrator.flows.plan import SQLITE_IN_FLIGHT
 from orchestrator.flows.sharing import check_seen
 from orchestrator.settings import Settings
@@ -90,7 +90,7 @@ async def _storage(found: Findings, storage: str | None) -> str | None:
         root = storage_root(storage)
         await asyncio.to_thread(lambda: probe(open_store(root)))
         local = await asyncio.to_thread(local_path, root) is not None
-    except ConfigurationError as e:
+    except (ConfigurationError, StoreUnavailableError) as e:
         found.problem(str(e))
         return None
     kind = "a folder of this machine: child runs must start on it (process pools)" if local else "shared storage"

@@ -8,7 +8,7 @@ from orchestrator.store.folder import JobFolder
 from orchestrator.store.formats import Row
 from orchestrator.store.jsonl import NotJsonError, decode_json, encode_json
 from orchestrator.store.ledger import Carried, Ledger
-from orchestrator.store.opening import open_store, probe
+from orchestrator.store.opening import import_client, open_store, probe
 from orchestrator.store.places import Place, here, local_path, register_scheme, resolve, shown
 from orchestrator.store.primitives import (
     Entry,
@@ -51,6 +51,7 @@ __all__ = [
     "decode_json",
     "encode_json",
     "here",
+    "import_client",
     "is_local",
     "job_folder_url",
     "local_path",

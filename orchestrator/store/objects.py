@@ -7,6 +7,7 @@ must be read from the store each time. Credentials come from fsspec's own config
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -24,6 +25,7 @@ from orchestrator.store.primitives import (
     Entry,
     check_name,
     check_prefix,
+    knows_package,
     package_hint,
     redact,
     refuse_scheme,
@@ -33,6 +35,15 @@ from orchestrator.store.primitives import (
 _READ_ONLY = {"http", "https", "zip", "tar", "data", "github", "reference", "git", "libarchive"}
 _EXISTS_CODES = {"PreconditionFailed", "412", "ConditionNotMet", "BlobAlreadyExists", "FileAlreadyExists"}
 _CONFLICT_CODES = {"ConditionalRequestConflict", "OperationAborted", "409"}
+_PASSING_CODES = {"408", "429", "500", "502", "503", "504"}
+_PASSING_NAMES = {
+    "ClientConnectionError",  # aiohttp
+    "ConnectionError", "Timeout",  # requests, and Python's own
+    "ConnectTimeoutError", "EndpointConnectionError", "ReadTimeoutError",  # botocore
+    "ServiceRequestError", "ServiceResponseError",  # azure
+    "TransportError",  # google.auth
+}  # fmt: skip
+"""Classes by which client libraries say that nobody answered; a package that is not used is not imported for them."""
 
 S3_PATIENCE: Mapping[str, Any] = {"connect_timeout": 10, "read_timeout": 20, "retries": {"total_max_attempts": 3}}
 """botocore alone waits five times sixty seconds for a server that does not answer; s3fs asks again by itself."""
@@ -53,6 +64,8 @@ def file_system_class(url: str) -> Any:
     except ImportError as e:
         raise StorageError(f"{redact(url)!r} needs a package that is missing; {package_hint(scheme)}") from e
     except ValueError as e:
+        if knows_package(scheme):  # abfss:// is known to fsspec by the installed package alone
+            raise StorageError(f"{redact(url)!r} needs a package that is missing; {package_hint(scheme)}") from e
         raise StorageError(
             f"{redact(url)!r}: unknown kind of URL {scheme!r}; use a folder, or s3://, gs://, abfs://"
         ) from e
@@ -65,7 +78,8 @@ def file_system(url: str, options: Mapping[str, Any] = {}) -> Any:
         options: For fsspec's class, as a block gives them; they may hold secrets.
 
     Raises:
-        StorageError: the protocol is unknown, its package is not installed, or it cannot be reached or set up.
+        StorageError: the protocol is unknown, its package is not installed, or it cannot be set up.
+        StoreUnavailableError: it had to talk to somebody for that, who cannot be reached now.
     """
     kind = file_system_class(url)
     options = {**kind._get_kwargs_from_urls(url), **options}
@@ -74,14 +88,18 @@ def file_system(url: str, options: Mapping[str, Any] = {}) -> Any:
         options["config_kwargs"] = {**deepcopy(S3_PATIENCE), **asked}
     place = (os.getpid(), scheme_of(url), *sorted((str(k), repr(v)) for k, v in options.items()))
     with _filesystems_lock:
-        if place not in _filesystems:
-            try:
-                _filesystems[place] = kind(**options | {"use_listings_cache": False, "skip_instance_cache": True})
-            except Exception as e:
-                # Each client library has errors of its own for what it is not content with.
-                text = " ".join(str(e).split())[:300] or type(e).__name__
-                raise StorageError(f"{redact(url)!r} cannot be opened: {text}") from e
-        return _filesystems[place]
+        if place in _filesystems:
+            return _filesystems[place]
+    try:
+        # Without the lock: gcsfs and adlfs look for credentials on the network when they are made.
+        made = kind(**options | {"use_listings_cache": False, "skip_instance_cache": True})
+    except Exception as e:
+        # Each client library has errors of its own for what it is not content with.
+        text = " ".join(str(e).split())[:300] or type(e).__name__
+        said = f"{redact(url)!r} cannot be opened: {text}"
+        raise (StoreUnavailableError(said) if _passes(e) else StorageError(said)) from e
+    with _filesystems_lock:
+        return _filesystems.setdefault(place, made)
 
 
 def forget_file_systems() -> None:
@@ -328,20 +346,31 @@ class _MemoryAppender:
         pass
 
 
+def _passes(error: BaseException | None) -> bool:
+    """Whether a client's error, or one it was raised from, may be another one in a moment."""
+    for _ in range(5):
+        if error is None:
+            return False
+        named = _PASSING_NAMES & {kind.__name__ for kind in type(error).__mro__}
+        if named or isinstance(error, TimeoutError | socket.gaierror) or _carries(error, _PASSING_CODES):
+            return True
+        error = error.__cause__
+    return False
+
+
 def _says(error: BaseException | None, codes: set[str]) -> bool:
     """Whether the error, or one it came from, carries one of these codes of an object store."""
     for _ in range(5):
         if error is None:
             return False
-        response = getattr(error, "response", None)
-        body = response.get("Error", {}) if isinstance(response, dict) else {}
-        found = {
-            str(body.get("Code")),
-            str(getattr(error, "code", None)),
-            str(getattr(error, "error_code", None)),
-            str(getattr(error, "status_code", None)),
-        }
-        if found & codes:
+        if _carries(error, codes):
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _carries(error: BaseException, codes: set[str]) -> bool:
+    response = getattr(error, "response", None)
+    body = response.get("Error", {}) if isinstance(response, dict) else {}
+    given = (body.get("Code"), *(getattr(error, name, None) for name in ("code", "error_code", "status_code")))
+    return bool({str(code) for code in given} & codes)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from orchestrator.errors import StorageError, StoreUnavailableError
 from orchestrator.store.local import LocalStore
-from orchestrator.store.objects import MemoryStore, ObjectStore
+from orchestrator.store.objects import MemoryStore, ObjectStore, file_system_class
 from orchestrator.store.places import resolve
 from orchestrator.store.primitives import Store, absolute_url, is_local, redact, scheme_of
 
@@ -20,6 +20,7 @@ def open_store(url: str) -> Store:
         StorageError: the kind of URL is unknown, read-only, lacks its package, or cannot create exclusively; or its
             block does not name storage.
         EngineUnavailableError: its block cannot be read now.
+        StoreUnavailableError: its client has to reach somebody to be made, and cannot now.
     """
     whole = absolute_url(url)
     place = resolve(whole)
@@ -29,10 +30,20 @@ def open_store(url: str) -> Store:
         return MemoryStore(place.url)
     try:
         return ObjectStore(place.url, place.options, name=whole)
-    except StorageError as e:
+    except (StorageError, StoreUnavailableError) as e:
         if place.url == whole:
             raise
-        raise StorageError(f"{whole!r}: {str(e).removeprefix('storage: ')}") from e
+        raise type(e)(f"{whole!r}: {str(e).removeprefix('storage: ')}") from e
+
+
+def import_client(url: str) -> None:
+    """Import what opening that absolute URL, no block's, needs: seconds on a machine that did not do it before.
+
+    Raises:
+        StorageError: the kind of URL is unknown, or lacks its package.
+    """
+    if not is_local(url):
+        file_system_class(url)
 
 
 def probe(store: Store, *, racers: int = 6, rounds: int = 2) -> None:

@@ -19,7 +19,8 @@ _SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 _NAME = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _BLOCK = re.compile(r"block:([a-z0-9-]+/[a-z0-9-]+)((?:/(?!\.+(?:/|$))[A-Za-z0-9._-]+)*)/*")
-_AZURE = {"abfs", "abfss", "wasb", "wasbs"}
+_AZURE = {"abfs", "abfss", "az", "wasb", "wasbs"}
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 _JOB_ID = re.compile(r"[A-Za-z0-9._-]{1,80}")
 
 
@@ -242,10 +243,14 @@ def job_folder_url(storage_root: str, job_id: str) -> str:
     return f"{root}{'' if root.endswith('/') else '/'}{check_job_id(job_id)}"
 
 
+def knows_package(scheme: str) -> bool:
+    """Whether an extra of this package brings what URLs of that protocol need."""
+    return scheme in _EXTRAS
+
+
 def package_hint(scheme: str) -> str:
     """What to install for a URL of that protocol."""
-    extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
-    if name := extra.get(scheme):
+    if name := _EXTRAS.get(scheme):
         return f"install it with: pip install 'prefect-batch-orchestrator[{name}]'"
     return "install the package that fsspec needs for it"
 
