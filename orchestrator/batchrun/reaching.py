@@ -20,7 +20,7 @@ from orchestrator.batchrun.door import Door
 from orchestrator.batchrun.ending import Ending
 from orchestrator.core.model import UNREACHABLE
 from orchestrator.errors import ConfigurationError, EngineError, JobNotFoundError, OrchestratorError
-from orchestrator.store import JobFolder, here, local_path, redact, shown
+from orchestrator.store import JobFolder, absolute_url, here, import_client, local_path, redact, resolve, shown
 
 T = TypeVar("T")
 REACH_SECONDS = 15.0
@@ -41,13 +41,20 @@ def reach(url: str, *, seconds: float = REACH_SECONDS, missing_seconds: float = 
     """The folder of a job, once its `job.json` was read.
 
     Args:
-        seconds: For a folder that cannot be read now.
+        seconds: For a folder that cannot be read now; importing its client does not count.
         missing_seconds: For one that is not there.
 
     Raises:
         UnreachableError: it was not read in time, or never will be.
     """
     began = time.monotonic()
+    try:
+        place = within(lambda: resolve(absolute_url(url)).url, seconds)
+        asked = time.monotonic() - began
+        import_client(place)  # a cold machine takes seconds for it, which say nothing of the storage
+        began = time.monotonic() - asked
+    except (OrchestratorError, TimeoutError):
+        pass  # the look says what is wrong
 
     def look() -> JobFolder:
         folder = JobFolder(url)

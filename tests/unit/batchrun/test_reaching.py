@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.registry import _registry, known_implementations
 
 from orchestrator.batchrun import reaching
 from orchestrator.batchrun.ending import Ending
@@ -116,6 +119,43 @@ def test_a_package_that_is_missing_here_is_named_with_its_extra(tmp_path: Path, 
         reach("gs://bucket/job-1")
     ended = reaching.unreachable("gs://bucket/job-1", caught.value, Door())
     assert "missing where child runs work" in ended.message
+
+
+SLOW = """
+import time
+from fsspec.implementations.memory import MemoryFileSystem
+
+time.sleep(1.5)
+
+class Slow(MemoryFileSystem):
+    protocol = "slow"
+    broken = 1
+
+    def __init__(self, *arguments, **options):
+        if Slow.broken:
+            Slow.broken -= 1
+            raise ConnectionResetError("the first try goes wrong")
+        super().__init__(*arguments, **options)
+
+    def pipe_file(self, *arguments, **options):
+        return super().pipe_file(*arguments, **options)
+"""
+
+
+def test_neither_a_slow_import_nor_a_client_that_failed_once_when_it_was_made_is_storage_out_of_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_client.py").write_text(SLOW)
+    monkeypatch.syspath_prepend(tmp_path)
+    fsspec.register_implementation("slow", "slow_client.Slow")
+    try:
+        with pytest.raises(UnreachableError, match="there is no such job in it"):
+            reach("slow://bucket/job-1", seconds=1.4, missing_seconds=0.1)
+    finally:
+        _registry.pop("slow", None)
+        known_implementations.pop("slow", None)
+        sys.modules.pop("slow_client", None)
+        objects.forget_file_systems()
 
 
 def test_what_it_says_is_masked(tmp_path: Path) -> None:
