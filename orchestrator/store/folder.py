@@ -6,7 +6,6 @@ its last word; a stop or a control may come from anybody, each in an object of i
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -26,23 +25,11 @@ from orchestrator.core.model import (
     StopRecord,
 )
 from orchestrator.errors import InternalError, JobConflictError, JobNotFoundError, StorageError, StoreCorruptError
-from orchestrator.store import layout
-from orchestrator.store.jsonl import decode_json, encode_json
+from orchestrator.store import layout, reading
+from orchestrator.store.jsonl import encode_json
 from orchestrator.store.opening import open_store
 from orchestrator.store.primitives import Store, redact
-from orchestrator.store.reading import (
-    AttemptFiles,
-    close_reading,
-    files_by_batch,
-    list_batch,
-    read_alive,
-    read_end,
-    read_how,
-    read_ledger,
-    read_now,
-    read_recalled,
-    read_revoked,
-)
+from orchestrator.store.reading import AttemptFiles, list_batch, read_ledger
 from orchestrator.store.records import (
     EndRecord,
     JobRecord,
@@ -53,6 +40,7 @@ from orchestrator.store.records import (
     stop_from_json,
     stop_to_json,
 )
+from orchestrator.store.staged import read_index, read_items
 from orchestrator.store.walking import walk_outcomes
 
 
@@ -107,7 +95,7 @@ class JobFolder:
     def batches(self) -> Iterator[Batch]:
         """All batches in order, in constant memory."""
         for number in range(-(-self.read_job().batches // layout.INDEX_BATCHES)):
-            yield from self._index_chunk(number)
+            yield from read_index(self.store, self.read_job(), number)
 
     def batch(self, index: int) -> Batch:
         """The batch of that number."""
@@ -116,7 +104,7 @@ class JobFolder:
         number, place = divmod(index, layout.INDEX_BATCHES)
         with self._lock:
             if self._index is None or self._index[0] != number:
-                self._index = (number, self._index_chunk(number))
+                self._index = (number, read_index(self.store, self.read_job(), number))
             return self._index[1][place]
 
     def read_items(self, batch: Batch | BatchReference) -> list[Item]:
@@ -125,26 +113,7 @@ class JobFolder:
         Raises:
             StoreCorruptError: they are not there, or not the ones that were staged.
         """
-        what = self._what(batch.part) if layout.is_part(batch.part) else redact(self.url)
-        if not layout.is_part(batch.part):
-            raise StoreCorruptError(f"{what}: {batch.part[:100]!r} is no name of staged items")
-        data = self.store.get(batch.part, batch.offset, batch.length)
-        if data is None:
-            raise StoreCorruptError(f"{what} is gone: the staged items of this job were removed")
-        if len(data) != batch.length or hashlib.sha256(data).hexdigest() != batch.hash:
-            raise StoreCorruptError(f"{what} was changed after the job was staged: run the job again under a new id")
-        lines = data.split(b"\n")
-        lines.pop()
-        if len(lines) != batch.count:
-            raise StoreCorruptError(f"{what}: {len(lines)} items where {batch.count} were staged")
-        items = []
-        for index, line in enumerate(lines, batch.start):
-            try:
-                key, value = decode_json(line)
-            except (ValueError, TypeError) as e:
-                raise StoreCorruptError(f"{what}: item {index} is malformed") from e
-            items.append(Item(index, str(index) if key is None else str(key), value))
-        return items
+        return read_items(self.store, batch)
 
     # Who is the parent, and what it says
 
@@ -266,9 +235,9 @@ class JobFolder:
         if not self.is_revoked(batch, attempt):
             end = self.read_end(batch, attempt)
             if end is not None and (end.says_all or attempt == 0):
-                reading = close_reading(end, count)
-                if reading is not None:
-                    return reading
+                final = reading.close_reading(end, count)
+                if final is not None:
+                    return final
             files = list_batch(self.store, batch).before(attempt + 1)
             start = self.batch(batch).start
             if end is not None and (end.uniform is not None or end.refused):
@@ -279,7 +248,7 @@ class JobFolder:
             self.store.put_new(layout.revoked(batch, attempt), record)
         files = list_batch(self.store, batch).before(attempt + 1)
         files.revoked.add(attempt)
-        alone = read_now(self.store, batch, attempt)
+        alone = reading.read_now(self.store, batch, attempt)
         return read_ledger(self.store, batch, self.batch(batch).start, count, files).reading(attempt, alone)
 
     def close_by_value(
@@ -302,7 +271,7 @@ class JobFolder:
 
     def read_revoked(self, batch: int, attempt: int) -> int | None:
         """How many records of a given-up attempt count; None when it was not given up."""
-        return read_revoked(self.store, batch, attempt)
+        return reading.read_revoked(self.store, batch, attempt)
 
     def write_recalled(self, batch: int, attempt: int, reason: str, silent: bool) -> None:
         """The parent wants the run of that attempt to end although the job goes on. The first reason stands."""
@@ -311,11 +280,11 @@ class JobFolder:
 
     def read_recalled(self, batch: int, attempt: int) -> tuple[str, bool] | None:
         """Why the parent wanted the run of that attempt to end, and whether for its silence; None when it did not."""
-        return read_recalled(self.store, batch, attempt)
+        return reading.read_recalled(self.store, batch, attempt)
 
     def read_end(self, batch: int, attempt: int) -> EndRecord | None:
         """An attempt's last word; None when there is none, or none that can be read."""
-        return read_end(self.store, batch, attempt)
+        return reading.read_end(self.store, batch, attempt)
 
     def unended_before(self, batch: int, attempt: int) -> list[int]:
         """The earlier attempts without a last word: their processes may be alive still."""
@@ -333,7 +302,7 @@ class JobFolder:
 
     def read_alive(self, batch: int, attempt: int) -> int | None:
         """The counter of an attempt's last sign of life; None when there is none, or none that makes sense."""
-        return read_alive(self.store, batch, attempt)
+        return reading.read_alive(self.store, batch, attempt)
 
     def has_begun(self, batch: int, attempt: int) -> bool:
         """Whether an attempt's process came as far as its ledger; one listing of the batch."""
@@ -342,15 +311,15 @@ class JobFolder:
     def died_before(self, batch: int, attempt: int) -> dict[int, int | None]:
         """The earlier attempts that began and left no last word, each with the item it had in progress alone."""
         files = list_batch(self.store, batch).before(attempt)
-        return {k: read_now(self.store, batch, k) for k in sorted(files.logs) if k not in files.ended}
+        return {k: reading.read_now(self.store, batch, k) for k in sorted(files.logs) if k not in files.ended}
 
     def how_it_died(self, batch: int, attempt: int) -> str | None:
         """How the run of a given-up attempt died, in one line; None when nobody knew."""
-        return read_how(self.store, batch, attempt)
+        return reading.read_how(self.store, batch, attempt)
 
     def attempts(self) -> dict[int, AttemptFiles]:
         """All that attempts left, by batch; one recursive listing. Batches without a trace are absent."""
-        return files_by_batch(self.store.list(layout.BATCHES))
+        return reading.files_by_batch(self.store.list(layout.BATCHES))
 
     def counts_so_far(self, batch: int, files: AttemptFiles) -> Counts:
         """What a batch came to until now: its last word, or else its records; changes nothing.
@@ -410,33 +379,6 @@ class JobFolder:
         except StorageError as e:
             # Unreadable, or newer than we are: somebody wants a stop, and that much we understand.
             return stop_from_json({"reason": f"a stop that cannot be read: {e}"}, self._what(name))
-
-    def _index_chunk(self, number: int) -> list[Batch]:
-        job = self.read_job()
-        name = layout.index(job.nonce, number)
-        data = self.store.get(name)
-        if data is None:
-            raise StoreCorruptError(f"{self._what(name)} is gone: the staged items of this job were removed")
-        lines = data.split(b"\n")
-        lines.pop()
-        first = number * layout.INDEX_BATCHES
-        if len(lines) != min(layout.INDEX_BATCHES, job.batches - first):
-            raise StoreCorruptError(f"{self._what(name)} was changed after the job was staged")
-        return [self._index_line(line, first + place, name) for place, line in enumerate(lines)]
-
-    def _index_line(self, line: bytes, index: int, name: str) -> Batch:
-        try:
-            start, count, part, offset, length, digest, group = decode_json(line)
-        except (ValueError, TypeError) as e:
-            raise StoreCorruptError(f"{self._what(name)}: batch {index} is malformed") from e
-        numbers = (start, count, part, offset, length)
-        if any(type(n) is not int or n < 0 for n in numbers) or count < 1 or type(digest) is not str:
-            raise StoreCorruptError(f"{self._what(name)}: batch {index} is malformed")
-        job = self.read_job()
-        if start + count > job.total or (job.bytes and max(offset, length) > job.bytes):
-            raise StoreCorruptError(f"{self._what(name)}: batch {index} lies outside of what was staged")
-        place = layout.part(job.nonce, part)
-        return Batch(index, start, count, place, offset, length, digest, None if group is None else str(group))
 
     def _object(self, name: str, max_bytes: int = layout.CONTROL_MAX_BYTES) -> dict[str, Any] | None:
         data = self.store.get(name, 0, max_bytes + 1)
