@@ -18,11 +18,12 @@ from orchestrator.engine.leftovers import PrefectLeftovers
 from orchestrator.engine.pace import Pace
 from orchestrator.engine.parent import PrefectGateway
 from orchestrator.errors import ConfigurationError, EngineError
-from orchestrator.flows.call import Call, run_async
+from orchestrator.flows.calling import Call
 from orchestrator.flows.prepare import Prepared, storage_root
 from orchestrator.flows.spans import parse_span, size_text, span_text
 from orchestrator.flows.survey import Act, Finding, Rules, Survey, survey
 from orchestrator.flows.sweep import Done, sweep
+from orchestrator.flows.waiting import run_async
 from orchestrator.settings import Settings
 from orchestrator.store import SourcePolicy
 

@@ -25,7 +25,7 @@ from orchestrator.engine.context import outermost_run, run_logger, run_url
 from orchestrator.engine.masking import mask
 from orchestrator.engine.refusing import refusing_flow
 from orchestrator.errors import ConfigurationError, JobNotFoundError, JobTakenOverError, OrchestratorError
-from orchestrator.flows.call import Call, make_call, run_async
+from orchestrator.flows.calling import Call, make_call
 from orchestrator.flows.form import (
     AdvancedField,
     DeploymentField,
@@ -36,6 +36,7 @@ from orchestrator.flows.form import (
 )
 from orchestrator.flows.prepare import storage_root
 from orchestrator.flows.request import Advanced, make_spec
+from orchestrator.flows.waiting import run_async
 from orchestrator.settings import Settings, settings_error
 from orchestrator.store import JobFolder, SourcePolicy, job_folder_url
 

@@ -171,7 +171,7 @@ class Parent(Process):
     # ------------------------------------------------------------------ what happens to it
 
     def cancel(self) -> None:
-        """Prefect cancels this parent's run, as `flows/call.py` takes it."""
+        """Prefect cancels this parent's run, as `flows/waiting.py` takes it."""
         if self.prepared is None or self.reactor is None or not self.alive:
             return
         self.world.inject("parent cancelled")

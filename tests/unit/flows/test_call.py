@@ -26,8 +26,9 @@ from orchestrator.errors import (
     KillSwitchTrippedError,
     StorageError,
 )
-from orchestrator.flows import call as calls
-from orchestrator.flows.call import Call, _nth_call, make_call, plan_sync, resume, resume_sync, stage_sync
+from orchestrator.flows import calling
+from orchestrator.flows.call import plan_sync, resume, resume_sync, stage_sync
+from orchestrator.flows.calling import Call, _nth_call, make_call
 from orchestrator.store import JobFolder
 from orchestrator.testing import SimulatedBatches
 
@@ -234,7 +235,7 @@ def test_an_interrupted_sync_caller_stops_or_abandons_the_job(children, monkeypa
     children["seconds"] = 0.05
     where = f"memory://call-{next(_numbers)}"
     mode = "abandon" if abandon else "cancel"
-    start = calls.JobThread.start
+    start = calling.JobThread.start
 
     def interrupted(self: Any) -> Any:
         future = start(self)
@@ -249,7 +250,7 @@ def test_an_interrupted_sync_caller_stops_or_abandons_the_job(children, monkeypa
         future.result = once  # type: ignore[method-assign]
         return future
 
-    monkeypatch.setattr(calls.JobThread, "start", interrupted)
+    monkeypatch.setattr(calling.JobThread, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sync(items=range(500), storage=where, job_id="j", on_parent_cancelled=mode)
     folder = JobFolder(f"{where}/j")
@@ -272,7 +273,7 @@ def test_the_nth_call_in_a_run_is_one_job_counted_anew_each_time_the_run_runs():
 
 
 def test_a_call_in_a_run_is_named_after_the_run_unless_it_has_a_name(monkeypatch):
-    monkeypatch.setattr(calls, "outermost_run", lambda: run(1, "run-named"))
+    monkeypatch.setattr(calling, "outermost_run", lambda: run(1, "run-named"))
     made = make_call({"deployment": NAME})
     assert made.spec is not None
     assert made.spec.job_id == "run-named-1"

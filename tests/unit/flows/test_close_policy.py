@@ -230,7 +230,7 @@ def test_a_hook_of_a_run_that_ended_before_there_was_a_job_says_nothing(children
 
 def test_the_hook_waits_for_children_that_finish_their_batch_no_longer_than_it_says(children, where, monkeypatch):
     monkeypatch.setattr(parents, "HOOK_SECONDS", 0.2)
-    monkeypatch.setattr("orchestrator.flows.call.PARENT_CANCELLED_SECONDS", 0.2)
+    monkeypatch.setattr("orchestrator.flows.waiting.PARENT_CANCELLED_SECONDS", 0.2)
 
     async def long(call: Any, prepared: Any) -> None:
         await asyncio.sleep(60)
