@@ -241,7 +241,7 @@ def test_an_exception_nobody_expected_is_told_and_a_cancellation_is_not():
     told: list[BaseException] = []
 
     async def whole() -> int:
-        tasks: set[asyncio.Task[Any]] = set()
+        tasks: dict[asyncio.Task[Any], None] = {}
 
         async def broken() -> None:
             raise ValueError("a bug")
