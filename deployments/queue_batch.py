@@ -155,7 +155,7 @@ def queue_batch(
     try:
         import redis
     except ImportError as error:
-        raise ImportError('queues need Redis: pip install "prefect-batch-orchestrator[queue]"') from error
+        raise ImportError("queues need Redis's client: pip install 'redis>=5'") from error
     url = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
     log, found = get_run_logger(), Counter[str]()
     with redis.Redis.from_url(url, decode_responses=True) as connection:

@@ -72,7 +72,7 @@ def decode(file: Any) -> tuple[dict[str, Any], bytes]:
     try:
         import av
     except ImportError as error:
-        raise ImportError('videos need PyAV: pip install "prefect-batch-orchestrator[video]"') from error
+        raise ImportError("videos need PyAV: pip install 'av>=14'") from error
     with av.open(file) as container:
         stream = next(iter(container.streams.video), None)
         if stream is None:

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from orchestrator.core.report import Report
 
 
+def install_extra(name: str) -> str:
+    """What to do where the packages of an extra are missing; no index has this package, so it tells of a checkout."""
+    return f"install the extra {name!r} of prefect-batch-orchestrator (pip install '.[{name}]' in a checkout)"
+
+
 class OrchestratorError(Exception):
     """Root of all errors of this package; `exit_code` is what the command line ends with."""
 

@@ -108,7 +108,7 @@ def _open(url: str) -> sa.Engine:
     try:
         engine = sa.create_engine(url, pool_pre_ping=True, connect_args=wait)
     except ModuleNotFoundError as e:
-        raise RuntimeError(f"{e}: pip install 'prefect-batch-orchestrator[records]'") from e
+        raise RuntimeError(f"{e}; for PostgreSQL: pip install 'psycopg[binary]>=3.2'") from e
     if engine.dialect.name not in _INSERT:
         raise ValueError(f"no upsert is written here for {engine.dialect.name}; there are {', '.join(_INSERT)}")
     if engine.dialect.name == "sqlite":

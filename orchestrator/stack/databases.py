@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, quote_plus, urlsplit, urlunsplit
 
-from orchestrator.errors import ConfigurationError
+from orchestrator.errors import ConfigurationError, install_extra
 
 T = TypeVar("T")
 
-INSTALL = 'pip install "prefect-batch-orchestrator[stack]"'
 OLDEST_POSTGRES, OLDEST_REDIS = (14, 0), (6, 2)
 """Source: Prefect's documentation, "Database requirements" (PostgreSQL 14.9); prefect_redis uses XAUTOCLAIM (6.2)."""
 SECONDS = 10.0
@@ -197,7 +196,7 @@ class Redis:
             ConfigurationError: it is none, or what it takes is not installed; the text does not repeat it.
         """
         if find_spec("prefect_redis") is None:
-            _refuse(f"Prefect's part for Redis is not installed: {INSTALL}", "redis")
+            _refuse(f"Prefect's part for Redis is not installed: {install_extra('stack')}", "redis")
         try:
             parts = urlsplit(address)
             port, number = parts.port or 6379, parts.path.strip("/") or "0"

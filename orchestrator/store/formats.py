@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
 
-from orchestrator.errors import SourceError, StorageError
+from orchestrator.errors import SourceError, StorageError, install_extra
 from orchestrator.store.jsonl import DECODER
 from orchestrator.store.objects import file_system
 from orchestrator.store.places import resolve
@@ -110,11 +110,7 @@ def read_parquet(file: IO[bytes], name: str) -> Iterator[Row]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as e:
-        raise SourceError(
-            "Parquet needs a package that is missing; install it with: "
-            "pip install 'prefect-batch-orchestrator[parquet]'",
-            source=name,
-        ) from e
+        raise SourceError(f"Parquet needs a package that is missing: {install_extra('parquet')}", source=name) from e
     with tempfile.TemporaryFile() as spool:
         if not file.seekable():
             shutil.copyfileobj(file, spool, _CHUNK)

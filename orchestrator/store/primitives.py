@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from orchestrator.errors import ConfigurationError, InternalError, StorageError
+from orchestrator.errors import ConfigurationError, InternalError, StorageError, install_extra
 
 _SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 _NAME = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
@@ -251,7 +251,7 @@ def knows_package(scheme: str) -> bool:
 def package_hint(scheme: str) -> str:
     """What to install for a URL of that protocol."""
     if name := _EXTRAS.get(scheme):
-        return f"install it with: pip install 'prefect-batch-orchestrator[{name}]'"
+        return install_extra(name)
     return "install the package that fsspec needs for it"
 
 

@@ -82,7 +82,7 @@ def test_a_package_that_child_runs_lack_is_named(stack: Stack, job: Watched, tmp
         job.storage = f"s3://jobs/{secrets.token_hex(3)}"
         report = orchestrate_sync(bare, items(4), batch_size=1, max_in_flight=2, on_failure="return", **job.request)
         check_cut_off(job, report, bare)
-    assert "pip install 'prefect-batch-orchestrator[s3]'" in report.reason
+    assert "install the extra 's3'" in report.reason
     assert "missing where child runs work" in report.reason
 
 

@@ -66,7 +66,7 @@ def test_an_address_that_prefect_shows_holds_no_password() -> None:
 
 def test_a_redis_without_prefects_part_for_it_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.stack.databases.find_spec", lambda _: None)
-    with pytest.raises(ConfigurationError, match=r"pip install .*\[stack\]"):
+    with pytest.raises(ConfigurationError, match=r"install the extra 'stack' .*pip install '\.\[stack\]'"):
         Backing.read(POSTGRES, "redis://cache")
 
 

@@ -156,7 +156,7 @@ def test_a_name_that_could_leave_the_storage_names_no_job(job_id: str) -> None:
     [
         ("https://example.org/jobs", "read-only"),
         ("nosuch://bucket/jobs", "unknown kind of URL"),
-        ("gs://bucket/jobs", r"prefect-batch-orchestrator\[gcs\]"),
+        ("gs://bucket/jobs", r"install the extra 'gcs' of .*\(pip install '\.\[gcs\]' in a checkout\)"),
         ("sftp://host/jobs", "sftp"),
         ("ftp://host/jobs", "cannot create a file exclusively"),
     ],

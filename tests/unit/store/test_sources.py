@@ -87,6 +87,11 @@ class TestFormats:
         source = parse_source(write("a.json", json.dumps(members, ensure_ascii=False)))
         assert values(source) == members
 
+    def test_without_its_package_parquet_names_the_extra(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(SourceError, match=r"install the extra 'parquet' of .*pip install '\.\[parquet\]'"):
+            values(parse_source(write("a.parquet", b"PAR1")))
+
     def test_parquet_gives_rows_as_mappings(self, tmp_path: Path) -> None:
         path = tmp_path / "a.parquet"
         rows = [{"id": i, "name": f"n{i}", "tags": ["a"], "none": None} for i in range(5000)]
