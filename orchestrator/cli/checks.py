@@ -14,6 +14,7 @@ from orchestrator.engine.gateway import Deployment
 from orchestrator.engine.masking import SHORTEST, too_short
 from orchestrator.errors import ConfigurationError, StorageError, StoreUnavailableError
 from orchestrator.flows.plan import SQLITE_IN_FLIGHT
+from orchestrator.flows.requests import CHILD_REQUESTS, PARENT_REQUESTS_PER_MINUTE
 from orchestrator.flows.sharing import check_seen
 from orchestrator.settings import Settings
 from orchestrator.store import local_path, open_store, probe
@@ -102,7 +103,8 @@ def _server(found: Findings, server: Server, max_in_flight: int) -> None:
     if server.cloud:
         found.ok(f"Prefect Cloud at {server.url}")
         found.tight(
-            "Prefect Cloud limits API requests per minute: a child run costs about 28, a job's watching at most 60"
+            f"Prefect Cloud limits API requests per minute: a child run costs about {CHILD_REQUESTS}, "
+            f"a job's watching at most {PARENT_REQUESTS_PER_MINUTE}"
         )
         return
     found.ok(f"Prefect server {server.version} at {server.url}")
