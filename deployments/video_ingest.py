@@ -2,7 +2,7 @@
 
 Three batch flows of one function; which one a job runs is the deployment it names:
 
-    video-ingest/default            a plain call per video: the job's ledger is its only record
+    video-ingest/default            a plain call per video: the job folder has its only record
     video-ingest-tasks/default      a task run per video: state, logs, retries, a name in the UI
     video-ingest-processes/default  a plain call in one of as many processes as there are cores
 """
