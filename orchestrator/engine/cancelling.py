@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas import OrchestrationResult
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
@@ -25,6 +26,7 @@ from orchestrator.errors import EngineError
 CHUNK = 50  # the server refuses more per request
 _PAUSE_SECONDS = 0.2  # each cancel is an event to every worker: not all at once
 _ROUNDS = 3
+_ONE_BY_ONE = 4  # requests at once, to a server that takes no more than one run in each
 _NOT_TERMINAL = [phase.value for phase in Phase if not phase.is_terminal]
 
 Read = Callable[[Sequence[RunId]], Awaitable[Mapping[RunId, Run]]]
@@ -54,10 +56,19 @@ class Canceller:
         replies: dict[RunId, CancelReply] = {}
         left = list(ids)
         for _ in range(_ROUNDS):
-            replies.update(await self._propose(left))
-            # No answer, or an unclear one: ended, gone, cancelling already, or an error the server swallowed.
+            try:
+                replies.update(await self._ask(left))
+            except EngineError:
+                if not replies:
+                    raise
             if not (left := [id_ for id_ in left if id_ not in replies]):
                 break
+        return replies
+
+    async def _ask(self, ids: Sequence[RunId]) -> dict[RunId, CancelReply]:
+        replies = await self._propose(ids)
+        # No answer, or an unclear one: ended, gone, cancelling already, or an error the server swallowed.
+        if left := [id_ for id_ in ids if id_ not in replies]:
             runs = await self._read(left)
             for id_ in left:
                 if (run := runs.get(id_)) is None:
@@ -66,8 +77,6 @@ class Canceller:
                     replies[id_] = CancelReply.ENDED
                 elif run.phase is Phase.CANCELLING:
                     replies[id_] = CancelReply.REQUESTED
-            if not (left := [id_ for id_ in left if id_ not in replies]):
-                break
         return replies
 
     async def _propose(self, ids: Sequence[RunId]) -> dict[RunId, CancelReply]:
@@ -77,21 +86,29 @@ class Canceller:
             except (EngineError, ObjectNotFound) as error:
                 if not isinstance(error, ObjectNotFound) and status_of(error) not in (404, 405, 422):
                     raise
-                self._in_bulk = False  # a server without that route
-        replies: dict[RunId, CancelReply] = {}
-        for id_ in ids:
-            try:
-                result = await self._connection.call(
-                    "cancel a child run",
-                    lambda client, id_=id_: client.set_flow_run_state(UUID(id_), Cancelling()),  # type: ignore[misc]
-                )
-            except ObjectNotFound:
-                replies[id_] = CancelReply.GONE
-                continue
-            state = result.state.type if result.state is not None else None
-            if (reply := _reply(result.status.value, state)) is not None:
-                replies[id_] = reply
-        return replies
+                self._in_bulk = False  # a server without that route; not asked for it again
+        few = asyncio.Semaphore(_ONE_BY_ONE)
+
+        async def one(id_: RunId) -> CancelReply | None:
+            async with few:
+                return await self._propose_one(id_)
+
+        said = await asyncio.gather(*(one(id_) for id_ in ids), return_exceptions=True)
+        failed = [answer for answer in said if isinstance(answer, BaseException)]
+        unexpected = [error for error in failed if not isinstance(error, EngineError)]
+        if unexpected or len(failed) == len(ids):
+            raise (unexpected or failed)[0]
+        # Where only some failed, the others are cancelled, and those have no reply.
+        return {id_: reply for id_, reply in zip(ids, said, strict=True) if isinstance(reply, CancelReply)}
+
+    async def _propose_one(self, id_: RunId) -> CancelReply | None:
+        try:
+            result: OrchestrationResult[Any] = await self._connection.call(
+                "cancel a child run", lambda client: client.set_flow_run_state(UUID(id_), Cancelling())
+            )
+        except ObjectNotFound:
+            return CancelReply.GONE
+        return _reply(result.status.value, result.state.type if result.state is not None else None)
 
 
 async def _bulk(client: PrefectClient, ids: Sequence[RunId]) -> dict[RunId, CancelReply]:

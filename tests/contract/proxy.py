@@ -17,6 +17,7 @@ class Fault(StrEnum):
     LOST_REQUEST = "lost_request"  # cut before anything is passed on
     HTML = "html"  # a proxy's page, with status 200
     NO_ROUTE = "404"
+    NOT_ALLOWED = "405"
     UNAUTHORIZED = "401"
 
 
@@ -26,6 +27,7 @@ _ANSWERS = {
     Fault.HTML: b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\nConnection: close\r\n\r\n<html></html>",
     Fault.UNAUTHORIZED: b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
     Fault.NO_ROUTE: b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
+    Fault.NOT_ALLOWED: b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
 }
 
 
@@ -81,9 +83,9 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxied(api_url: str, only: str) -> AsyncIterator[Proxy]:
+async def proxied(api_url: str, only: str, make: type[Proxy] = Proxy) -> AsyncIterator[Proxy]:
     """A proxy before that API; `only` picks the requests that faults befall, by a part of their path."""
-    proxy = Proxy(api_url, "", only)
+    proxy = make(api_url, "", only)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/api"
     async with server:

@@ -146,9 +146,12 @@ async def test_requests_are_counted_as_they_cross_the_wire(stack: Stack, deploym
     assert gateway.requests == len(proxy.seen) > 5
 
 
-async def test_a_server_without_the_bulk_route_is_asked_one_by_one(stack: Stack, deployment: Deployment) -> None:
+@pytest.mark.parametrize("fault", [Fault.NO_ROUTE, Fault.NOT_ALLOWED])
+async def test_a_server_without_the_bulk_route_is_asked_one_by_one(
+    stack: Stack, deployment: Deployment, fault: Fault
+) -> None:
     async with proxied(stack.api_url, only="bulk_set_state") as proxy:
-        proxy.always = Fault.NO_ROUTE
+        proxy.always = fault
         with temporary_settings({PREFECT_API_URL: proxy.url}):
             gateway = PrefectGateway()
             run = await gateway.submit(submission(deployment))
@@ -159,6 +162,39 @@ async def test_a_server_without_the_bulk_route_is_asked_one_by_one(stack: Stack,
     assert replies == {run.id: CancelReply.CANCELLED, gone: CancelReply.GONE}
     assert again == {run.id: CancelReply.ENDED}
     assert len(proxy.seen) == 1
+
+
+class Slow(Proxy):
+    """Every request takes half a second; counts the most at once."""
+
+    most = now = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0.5)
+        try:
+            await super().serve(reader, writer)
+        finally:
+            self.now -= 1
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["all taken", "one is not"])
+async def test_where_runs_are_cancelled_one_by_one_a_few_are_asked_at_once_and_one_costs_the_others_nothing(
+    stack: Stack, deployment: Deployment, broken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = PrefectGateway()
+    runs = [(await gateway.submit(submission(deployment))).id for _ in range(8)]
+    await gateway.close()
+    async with proxied(stack.api_url, only=runs[3] if broken else "bulk_set_state", make=Slow) as proxy:
+        proxy.always = Fault.BUSY if broken else Fault.NO_ROUTE
+        with temporary_settings({PREFECT_API_URL: proxy.url}):
+            gateway = PrefectGateway()
+            gateway._canceller._in_bulk = not broken
+            replies = await gateway.request_cancel(runs)
+            await gateway.close()
+    assert replies == dict.fromkeys([r for r in runs if not broken or r != runs[3]], CancelReply.CANCELLED)
+    assert 2 <= proxy.most <= 4
 
 
 async def test_a_page_of_some_proxy_is_no_answer(stack: Stack, deployment: Deployment) -> None:
