@@ -2,7 +2,8 @@
 
 In a container it does what `prefect flow-run execute` does there, with two Python interpreters instead of three: the
 engine is started at once, as on a process pool whose jobs have a `command`, not by a process in between that prepares
-a workspace. Prefect's parts for it are not public; where they are missing, that command itself is run.
+a workspace. That command itself is run where Prefect's parts for it, which are not public, are others than expected,
+and where a SIGTERM is to do more than end the run (`PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR`).
 Source: prefect cli/flow_run.py `execute`, workers/process.py `ProcessWorker.run`, runner/_flow_run_executor.py, 3.8.8.
 """
 
@@ -17,34 +18,51 @@ import tempfile
 from pathlib import Path
 from uuid import UUID
 
+SIGTERM_BEHAVIOR = "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"
+_PREFECTS_OWN = ("reschedule", "relinquish")
+"""What only Prefect's command does at a SIGTERM: the run is scheduled again, or left to a retry by the infrastructure.
 
-async def supervise(run_id: UUID) -> None:
-    """Run Prefect's engine for that run in a process of its own, until it has ended."""
-    from prefect.flows import load_flow_from_flow_run
-    from prefect.runner._flow_run_executor import FlowRunExecutorContext
-    from prefect.runner._starter_engine import EngineCommandStarter
+Anything else, as `crash` or nothing, leaves the signal to the engine, here as there. Source: prefect cli/flow_run.py
+`_termination_intent`, 3.8.8."""
 
+
+async def supervise(run_id: UUID) -> bool:
+    """Run Prefect's engine for that run in a process of its own, until it has ended.
+
+    Returns:
+        False when Prefect's parts are others than those this was written for; nothing was started then.
+    """
+    try:
+        from prefect.flows import load_flow_from_flow_run
+        from prefect.runner._flow_run_executor import FlowRunExecutorContext
+        from prefect.runner._starter_engine import EngineCommandStarter
+
+        context = FlowRunExecutorContext()
+    except (ImportError, AttributeError, TypeError):
+        return False
     # A folder of its own: code that is fetched goes into the current one, here too, where hooks of the flow are run.
     with tempfile.TemporaryDirectory(prefix="prefect-flow-run-") as folder, contextlib.chdir(folder):
-        async with FlowRunExecutorContext() as context:
+        async with context:
             run = await context.client.read_flow_run(run_id)
-            starter = EngineCommandStarter(cwd=Path(folder), control_channel=context.control_channel)
-            executor = context.create_executor(
-                run, starter, resolve_flow=load_flow_from_flow_run, propose_submitting=False
-            )
+            try:
+                starter = EngineCommandStarter(cwd=Path(folder), control_channel=context.control_channel)
+                executor = context.create_executor(
+                    run, starter, resolve_flow=load_flow_from_flow_run, propose_submitting=False
+                )
+            except (AttributeError, TypeError):
+                return False
             await executor.submit()
+    return True
 
 
 def main() -> None:
     """For the run that `PREFECT__FLOW_RUN_ID` names."""
-    try:
-        from prefect.runner._flow_run_executor import FlowRunExecutorContext  # noqa: F401
-        from prefect.runner._starter_engine import EngineCommandStarter  # noqa: F401
-    except ImportError:
-        sys.argv = ["prefect", "flow-run", "execute"]
-        runpy.run_module("prefect", run_name="__main__", alter_sys=True)
+    if os.environ.get(SIGTERM_BEHAVIOR, "").lower() not in _PREFECTS_OWN and asyncio.run(
+        supervise(UUID(os.environ["PREFECT__FLOW_RUN_ID"]))
+    ):
         return
-    asyncio.run(supervise(UUID(os.environ["PREFECT__FLOW_RUN_ID"])))
+    sys.argv = ["prefect", "flow-run", "execute"]
+    runpy.run_module("prefect", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

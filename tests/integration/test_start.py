@@ -57,8 +57,8 @@ def state(stack: Stack, run: str) -> str:
     return str(stack.request("GET", f"/flow_runs/{run}")["state"]["type"])
 
 
-def started(stack: Stack, run: str, *how: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, **stack.environment, "PREFECT__FLOW_RUN_ID": run}
+def started(stack: Stack, run: str, *how: str, **more: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, **stack.environment, "PREFECT__FLOW_RUN_ID": run, **more}
     return subprocess.Popen(
         [sys.executable, "-m", "orchestrator.start", *how], env=environment, text=True, stderr=subprocess.PIPE
     )
@@ -166,3 +166,16 @@ def test_the_death_of_a_supervised_run_is_told(session_stack: Stack, at_work: tu
     os.kill(int(at_work[1].read_text()), signal.SIGKILL)
     process.communicate(timeout=90)
     assert state(session_stack, run) == "CRASHED"
+
+
+def test_a_supervised_run_is_scheduled_again_at_a_sigterm_where_the_pool_wants_that(
+    session_stack: Stack, at_work: tuple[str, Path]
+) -> None:
+    run = pending_run(session_stack, at_work[0])
+    process = started(session_stack, run, "--supervised", PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR="reschedule")
+    eventually(lambda: at_work[1].exists() and at_work[1].read_text(), 90, "the flow runs")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=90)
+    assert process.returncode == 0
+    assert state(session_stack, run) == "SCHEDULED"
+    assert not psutil.pid_exists(int(at_work[1].read_text()))
