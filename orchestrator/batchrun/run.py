@@ -264,6 +264,8 @@ class Attempt(Run):
         if reason is EndReason.LEASE_LOST:
             self.door.end_process_after(_CUT_OFF_EXIT_SECONDS)
         try:
+            # Left behind where a large last segment takes longer, nothing is lost: without a last word the parent reads
+            # the segments that are there, and has the other items tried again.
             within(write, _LAST_WORD_SECONDS)
         except TimeoutError as error:
             raise StoreUnavailableError(f"no answer within {_LAST_WORD_SECONDS:g} s") from error

@@ -24,7 +24,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES
 
 from orchestrator.engine.masking import Masker
-from orchestrator.engine.pace import Pace
+from orchestrator.engine.pace import NotWantedError, Pace
 from orchestrator.engine.translate import TOO_MANY, BusyError, is_passing, is_unreachable, translate, was_turned_away
 from orchestrator.errors import EngineUnavailableError, InternalError
 
@@ -85,6 +85,7 @@ class Connection:
 
         Raises:
             ObjectNotFound: Prefect's, untouched: what it means depends on the question.
+            NotWantedError: it was given up while it waited for its turn; see `pace.asking`.
             EngineUnavailableError, EngineError: see `translate`.
         """
         client = await self.client()
@@ -94,7 +95,7 @@ class Connection:
             try:
                 with self.quick():
                     return await function(client)
-            except ObjectNotFound:
+            except (ObjectNotFound, NotWantedError):
                 raise
             except Exception as error:
                 if was_turned_away(error) and loop.time() < patient_until:

@@ -126,6 +126,7 @@ def always() -> bool:
 class Gateway(Protocol):
     """The parent's door. All methods but `requests`, `pace` and `close` may raise `EngineUnavailableError`.
 
+    Each request waits for its turn in `pace`; one that is not wanted any more by then raises `NotWantedError`.
     `requests` counts HTTP requests and websocket upgrades made through this gateway so far.
     """
 

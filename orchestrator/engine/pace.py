@@ -6,7 +6,9 @@ budget is a token bucket. With a burst of `b` and a refill of `r` per second no 
 
 Turns are given by need, then in order: whoever cancels child runs waits for nobody, and a few tokens are kept back for
 that; reading what became of children comes before creating more of them (a kill switch must not be blind while a large
-window fills); pages and waits take what is left, for reading alone is enough.
+window fills); pages and waits take what is left, for reading alone is enough. Where the tokens are spent, as after many
+requests that were sent before the budget was known, a cancel still goes out at once when the minute has room for it:
+what was sent in the last minute is remembered for that, and the others pay it back.
 """
 
 from __future__ import annotations
@@ -14,11 +16,15 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import TypeVar
+
+T = TypeVar("T")
 
 LEAST_BUDGET = 20
 """Below so many requests a minute a parent does little but wait."""
@@ -74,6 +80,22 @@ def asking(need: Need, wanted: Callable[[], bool] = _always) -> Iterator[None]:
         _given.reset(tokens[1])
 
 
+async def reading(ask: Callable[[], Awaitable[T]], stopping: Callable[[], bool]) -> T:
+    """The answer to a reading. Once child runs are to be stopped it is wanted to confirm that: one that waits for its
+    turn then is given up and asked anew, as what is urgent."""
+    while True:
+        stops = stopping()
+
+        def is_as_urgent(stops: bool = stops) -> bool:
+            return stopping() == stops
+
+        try:
+            with asking(Need.CONFIRM if stops else Need.READ, is_as_urgent):
+                return await ask()
+        except NotWantedError:
+            continue
+
+
 @dataclass(order=True, slots=True)
 class _Turn:
     need: Need
@@ -83,7 +105,7 @@ class _Turn:
 
 
 class Pace:
-    """Gives turns; used from one event loop at a time.
+    """Gives turns; used from one event loop at a time, or from several once it is shared.
 
     Args:
         per_minute: The budget; None for none.
@@ -104,26 +126,45 @@ class Pace:
         self._waiting: list[_Turn] = []
         self._numbers = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._home: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.per_minute: int | None = None
         self._tokens, self._refilled_at, self._reserve, self.burst, self.rate = 0.0, 0.0, 0, 0, 0.0
+        self._sent: deque[float] = deque()  # when, of those of the last minute
+        self._is_new = False  # the budget: what was sent before it is not held against it yet
         self.limit(per_minute)
 
     def limit(self, per_minute: int | None) -> None:
-        """From now on this is the budget; what was sent without one is held against it."""
+        """From now on this is the budget; what was sent without one in the last minute is held against it."""
         if per_minute == self.per_minute:
             return
-        sent = 0.0 if self.per_minute is not None else -self._tokens
-        left = self._tokens if self.per_minute is not None else None
+        self._is_new = per_minute is not None and (self._is_new or self.per_minute is None)
         self.per_minute = per_minute
         if per_minute is None:
-            self._tokens = 0.0
             return
         part = max(1, per_minute // BURST_SHARE)
         self._reserve = max(LEAST_RESERVE, part)
         self.burst = self._reserve + part
         self.rate = (per_minute - self.burst) / WINDOW_SECONDS
-        self._tokens = min(float(self.burst), left) if left is not None else self.burst - sent
+        self._tokens = min(float(self.burst), self._tokens)
+
+    def lower(self, per_minute: int | None) -> None:
+        """From now on the budget is no more than this."""
+        if per_minute is not None and (self.per_minute is None or per_minute < self.per_minute):
+            self.limit(per_minute)
+
+    def share(self) -> None:
+        """From now on turns are given in the loop that runs; whoever asks in another thread's loop waits for it there.
+
+        For one budget of several parents. The loop must go on as long as they do.
+        """
+        self._home = asyncio.get_running_loop()
+
+    def _elsewhere(self) -> asyncio.AbstractEventLoop | None:
+        """The loop in which turns are given, where that is not the one that runs."""
+        if self._home is None or self._home.is_closed() or self._home is asyncio.get_running_loop():
+            return None
+        return self._home
 
     # ------------------------------------------------------------------ turns
 
@@ -133,10 +174,16 @@ class Pace:
         Raises:
             NotWantedError: it is not wanted any more.
         """
+        if (home := self._elsewhere()) is not None:  # what it is for goes along, in its context
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._take(), home))
+        else:
+            await self._take()
+
+    async def _take(self) -> None:
         need, wanted = _asking.get()
         now = self._enter()
         if (not self._waiting or need < self._waiting[0].need) and self._free_at(need, now) <= now:
-            self._tokens -= 1
+            self._send(now)
             return
         turn = _Turn(need, next(self._numbers), now, asyncio.get_running_loop().create_future())
         heapq.heappush(self._waiting, turn)
@@ -164,10 +211,20 @@ class Pace:
             self._loop, self._timer = loop, None
             self._waiting.clear()
             self._refilled_at = min(self._refilled_at, now)
-        if self.per_minute is not None:
+            self._sent = deque(min(at, now) for at in self._sent)
+        while self._sent and now - self._sent[0] >= WINDOW_SECONDS:
+            self._sent.popleft()
+        if self._is_new:
+            self._tokens, self._is_new = float(self.burst - len(self._sent)), False
+        elif self.per_minute is not None:
             self._tokens = min(float(self.burst), self._tokens + max(0.0, now - self._refilled_at) * self.rate)
         self._refilled_at = now
         return now
+
+    def _send(self, now: float) -> None:
+        """One more is sent."""
+        self._tokens -= 1
+        self._sent.append(now)
 
     def _free_at(self, need: Need, now: float) -> float:
         """When a request of that need may be sent, if nobody else is."""
@@ -175,7 +232,13 @@ class Pace:
         if self.per_minute is None:
             return at if need is Need.CANCEL else max(at, self._spaced_until)
         missing = 1 + (0 if need <= Need.CONFIRM else self._reserve) - self._tokens
-        return max(at, now + missing / self.rate) if missing > 1e-9 else at
+        if missing <= 1e-9:
+            return at
+        due = now + missing / self.rate
+        if need <= Need.CONFIRM:  # as soon as the minute has room for it, whatever was spent before
+            over = len(self._sent) - self.per_minute
+            due = min(due, now if over < 0 else self._sent[over] + WINDOW_SECONDS)
+        return max(at, due)
 
     def _serve(self) -> None:
         """Give the turns that are due, and come back for the next one."""
@@ -189,7 +252,7 @@ class Pace:
                 self._timer = asyncio.get_running_loop().call_at(at, self._serve)
                 return
             turn = heapq.heappop(self._waiting)
-            self._tokens -= 1
+            self._send(now)
             self._spaced_until = now + SPACING_SECONDS
             turn.given.set_result(None)
 
@@ -201,6 +264,12 @@ class Pace:
         Args:
             seconds: What it asks for; None when it does not say.
         """
+        if (home := self._elsewhere()) is not None:
+            home.call_soon_threadsafe(self._hold, seconds)
+        else:
+            self._hold(seconds)
+
+    def _hold(self, seconds: float | None) -> None:
         least, usual, most = HOLD_SECONDS
         now, need = self._enter(), _asking.get()[0]
         until = now + min(most, max(least, usual if seconds is None else seconds))
@@ -229,12 +298,15 @@ class Pace:
         """
         if self.per_minute is not None:
             return requests / (share * self.rate)
-        slowed = self._enter() - self._turned_away_at < SLOWED_SECONDS
+        slowed = self._now() - self._turned_away_at < SLOWED_SECONDS
         return SLOWED_DISTANCE_SECONDS if slowed and share < 0.5 else 0.0
+
+    def _now(self) -> float:
+        return self._enter() if self._elsewhere() is None else asyncio.get_running_loop().time()
 
     def words(self) -> str | None:
         """Why requests wait, for people; None when they do not."""
-        now = self._enter()
+        now = self._now()
         if now - self._turned_away_at < SLOWED_SECONDS:
             return self._slowed_words()
         if self.per_minute is None:

@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 from orchestrator.core.machine import events as ev
 from orchestrator.core.model import EndReason, Phase, Reading
 from orchestrator.engine.gateway import Gateway, Run
+from orchestrator.engine.pace import Need, asking
 from orchestrator.errors import StoreUnavailableError
 from orchestrator.reactor import Job
 from orchestrator.reactor.boundaries import Boundary, passed
@@ -39,12 +40,13 @@ async def restore(job: Job, gateway: Gateway) -> list[ev.Event]:
     stops = await _patiently(job.folder.read_stop) is not None
     highest = max(files, default=-1)
     found: list[ev.Event] = []
-    for start in range(0, len(job.batches), PAGE):
-        page = range(start, min(start + PAGE, len(job.batches)))
-        events = await _restore_page(job, gateway, page, files, known, stops)
-        if not events and start > highest:
-            break
-        found += events
+    with asking(Need.CANCEL if stops else Need.READ):  # whom to cancel is found here
+        for start in range(0, len(job.batches), PAGE):
+            page = range(start, min(start + PAGE, len(job.batches)))
+            events = await _restore_page(job, gateway, page, files, known, stops)
+            if not events and start > highest:
+                break
+            found += events
     passed(Boundary.RESTORE_READ)
     return found
 

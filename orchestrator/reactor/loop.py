@@ -123,18 +123,36 @@ class Reactor:
             "Job %s: %d items in %d batches over %s, at most %d child runs at once.",
             self._job.id, self.state.tally.total, len(self._job.batches), self._job.name, self.state.window,
         )  # fmt: skip
-        # Not before the page is begun: it is where people look first.
+        in_background(self._tasks, self._read_folder(), self._failed)
+        await self._play_until(in_background(self._tasks, self._begin_page(), self._failed))
+        if self._job.first is not None:
+            in_background(self._tasks, tell_first(self._job, self._gateway, self._log), self._failed)
+        for work in (self._watch.run(), self._silence.run(), self._tick(), self._showing.run()):
+            in_background(self._tasks, work, self._failed)
+        await self._play(ev.Started())
+
+    async def _begin_page(self) -> None:
         await self._showing.publish()
         passed(Boundary.PAGE_BEGUN)
         await self._showing.emit("started", {"items": self.state.tally.total, "batches": len(self._job.batches)})
         passed(Boundary.STARTED_EMITTED)
-        if self._job.first is not None:
-            in_background(self._tasks, tell_first(self._job, self._gateway, self._log), self._failed)
-        for work in (self._watch.run(), self._silence.run(), self._tick(), self._read_folder(), self._showing.run()):
-            in_background(self._tasks, work, self._failed)
-        while not self._events.empty():  # a stop that is already written comes before the first child
-            await self._play(self._events.get_nowait())
-        await self._play(ev.Started())
+
+    async def _play_until(self, page: asyncio.Task[Any]) -> None:
+        """No child before the page is begun, which is where people look first; but a stop does not wait for it."""
+        while True:
+            while not self._events.empty():  # a stop that is already written comes before the first child
+                await self._play(self._events.get_nowait())
+            if self._error is not None:
+                raise self._error
+            if page.done() or self.state.stop is not None or self.state.is_over:
+                return
+            news = asyncio.ensure_future(self._events.get())
+            try:
+                await asyncio.wait([page, news], return_when=asyncio.FIRST_COMPLETED)
+                if news.done():
+                    await self._play(news.result())
+            finally:
+                news.cancel()  # of no effect where there was any
 
     async def _with_patience(self, work: Callable[[], Awaitable[T]], seconds: float = 60.0) -> T:
         """Do what needs the job folder, again and again while it is away; its error once the time is up."""
@@ -242,6 +260,7 @@ class Reactor:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self.post(ev.Ticked(max(0.0, self._watch.read_at - self._began)))
+            self._trouble.look(asyncio.get_running_loop().time())
             self._showing.tell_view()
 
     async def _read_folder(self) -> None:
@@ -279,6 +298,7 @@ class Reactor:
             age=self._job.age,
         )
         self.report = report = await self._write_report(report)
+        # Page and event are for people: however long Prefect takes for them, and if they fail, nothing is lost by it.
         await self._showing.publish_report(report)
         passed(Boundary.PAGE_PUBLISHED)
         told = {"verdict": report.verdict.value, "ok": report.ok, "headline": report.headline}

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from orchestrator.core.machine import events as ev
 from orchestrator.core.model import EndReason, Failure, ItemOutcome, Phase, Reading
 from orchestrator.engine.gateway import CancelReply, Gateway
-from orchestrator.engine.pace import Need, asking
+from orchestrator.engine.pace import Need, asking, reading
 from orchestrator.errors import (
     EngineError,
     EngineUnavailableError,
@@ -102,7 +102,8 @@ class Performer:
         key = self._job.key(batch, attempt)
         passed(Boundary.RESOLVE_READY)
         try:
-            runs = await self._gateway.find_by_keys(self._job.deployment_of(batch).flow_id, [key])
+            flow_id = self._job.deployment_of(batch).flow_id
+            runs = await reading(lambda: self._gateway.find_by_keys(flow_id, [key]), self._stopping)
         except EngineError:
             self._post(ev.SubmissionDeferred(batch, attempt))
             return
@@ -219,7 +220,7 @@ Tasks = dict[asyncio.Task[Any], None]
 """Tasks in the order in which they began: a set's order would differ from one run of a seed to the next."""
 
 
-def in_background(tasks: Tasks, work: Awaitable[Any], failed: Callable[[BaseException], None]) -> None:
+def in_background(tasks: Tasks, work: Awaitable[Any], failed: Callable[[BaseException], None]) -> asyncio.Task[Any]:
     """Start a task that is kept until it ends; an exception nobody expected goes to `failed`."""
     task: asyncio.Task[Any] = asyncio.ensure_future(work)
     tasks[task] = None
@@ -230,3 +231,4 @@ def in_background(tasks: Tasks, work: Awaitable[Any], failed: Callable[[BaseExce
             failed(error)
 
     task.add_done_callback(ended)
+    return task

@@ -14,6 +14,7 @@ from orchestrator.core.machine import State
 from orchestrator.core.machine import events as ev
 from orchestrator.core.report import Report
 from orchestrator.engine.gateway import Gateway
+from orchestrator.engine.pace import Need, asking
 from orchestrator.reactor.children import Watched
 from orchestrator.reactor.job import Job
 from orchestrator.reactor.page import Links, live_page, page_key, report_page
@@ -22,7 +23,7 @@ from orchestrator.reactor.view import JobView, Rate, look, nothing_runs
 
 SHOWN_FAILURES = 20
 LAST_PAGE_PAUSES = (1.0, 2.0, 4.0)
-PAGE_SECONDS = 30.0
+PAGE_SECONDS = 30.0  # for each try; the report lies in the job folder by the time of the last page
 AWAY = "Prefect's API does not answer; the job goes on once it does"
 PAGE_SHARE = 0.1  # of a budget of requests
 WAITING_SECONDS = 10.0  # so long a start may take before somebody asks what holds it up
@@ -102,7 +103,9 @@ class Showing:
         while True:
             await asyncio.sleep(max(self._job.times.page, self._gateway.pace.least_seconds(1, PAGE_SHARE)))
             try:
-                await self._find_what_it_waits_for()
+                async with asyncio.timeout(PAGE_SECONDS):
+                    with asking(Need.SHOW):
+                        await self._find_what_it_waits_for()
             except Exception as e:  # noqa: BLE001 - for people only: whatever is wrong with it, the job goes on
                 self._log.debug("What the job waits for cannot be told now: %s", e)
             await self.publish()
@@ -117,13 +120,8 @@ class Showing:
 
     async def _find_what_it_waits_for(self) -> None:
         now = asyncio.get_running_loop().time()
-        trouble = self._trouble.now
-        held_up = self._trouble.look(now) or (AWAY if self._is_away() else None)
-        if held_up is not None:
-            self._waiting_for = held_up
+        if self._trouble.now is not None or self._is_away():
             return
-        if self._waiting_for in (AWAY, trouble):
-            self._waiting_for = None
         if not nothing_runs(self._state):
             self._waiting_for, self._waiting_since = None, None
         elif self._waiting_since is None:
@@ -144,8 +142,9 @@ class Showing:
     def _look(self) -> JobView:
         at = asyncio.get_running_loop().time()
         rate = self._rate.read(at, self._state.tally.succeeded + self._state.tally.failed)
-        # A page is a request itself: what holds requests up is asked for at the last moment.
-        waiting_for = self._trouble.now or self._gateway.pace.words() or self._waiting_for
+        # A page is a request itself: what holds things up is asked for at the last moment.
+        away = AWAY if self._is_away() else None
+        waiting_for = self._trouble.now or self._gateway.pace.words() or away or self._waiting_for
         return look(self._state, self._job.id, rate, waiting_for)
 
     def tell_view(self) -> None:
@@ -198,4 +197,8 @@ class Showing:
 
     async def emit(self, event: str, payload: dict[str, Any]) -> None:
         """Tell Prefect's automations; never raises."""
-        await self._gateway.emit(f"orchestrator.job.{event}", self._job.id, payload)
+        try:
+            async with asyncio.timeout(PAGE_SECONDS):  # the first one waits for its turn
+                await self._gateway.emit(f"orchestrator.job.{event}", self._job.id, payload)
+        except TimeoutError:
+            self._log.debug("The event that the job %s could not be emitted.", event)

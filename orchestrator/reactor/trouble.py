@@ -23,7 +23,7 @@ class FolderTrouble:
     ) -> None:
         self._log, self._unwritable = log, unwritable
         self.unreadable: Exception | None = None  # the error of the last look at stops and controls
-        self._said: float | None = None
+        self._said, self._is_told = -math.inf, False
         self._at = self._last = -math.inf  # of the last look, and of the last that found something wrong
         self.now: str | None = None
 
@@ -41,11 +41,11 @@ class FolderTrouble:
         self._at = at
         if self.now is not None:
             self._last = at
-        if self.now is not None and (self._said is None or at - self._said >= SAID_SECONDS):
-            self._said = at
+        if self.now is not None and at - self._said >= SAID_SECONDS:
+            self._said, self._is_told = at, True
             self._log.warning("The job is held up: %s. It goes on once that is mended.", self.now)
-        elif self.now is None and self._said is not None:
-            self._said = None
+        elif self.now is None and self._is_told:
+            self._is_told = False
             self._log.info("The job folder can be written and read again.")
         return self.now
 

@@ -15,7 +15,7 @@ from orchestrator.core.machine import Stage, State
 from orchestrator.core.machine import events as ev
 from orchestrator.core.model import UNREACHABLE, Phase, RunId
 from orchestrator.engine.gateway import Gateway, Run
-from orchestrator.engine.pace import Need, asking
+from orchestrator.engine.pace import reading
 from orchestrator.errors import EngineError
 from orchestrator.reactor.boundaries import Boundary, passed
 
@@ -110,8 +110,7 @@ class Watch:
             self._nudged.clear()
             began = loop.time()
             try:
-                with asking(Need.CONFIRM if self._state.cancelling else Need.READ):
-                    await self.read_once()
+                await reading(self.read_once, lambda: self._state.cancelling)
                 self.unreachable_since, self.read_at = None, began
             except EngineError:
                 # An outage: keep asking, the job goes on when it is over.

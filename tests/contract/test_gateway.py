@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.core.model import Counts, Failure, Phase, Progress, RunId
 from orchestrator.engine.gateway import CancelReply, Deployment, Run
+from orchestrator.engine.pace import reading
 from orchestrator.engine.transitions import answer
 from orchestrator.errors import DeploymentNotFoundError, SubmissionRefusedError
 
@@ -288,3 +289,18 @@ async def test_a_child_costs_at_most_five_requests(bench: Bench, create: Create)
     await bench.set_state(run.id, Phase.COMPLETED)
     await bench.gateway.wait(run.id, 60)
     assert bench.gateway.requests - before <= 5
+
+
+# turns
+
+
+async def test_a_reading_that_waits_for_its_turn_is_asked_anew_once_it_is_urgent(bench: Bench, create: Create) -> None:
+    run, stops, loop = await create(), list[bool](), asyncio.get_running_loop()
+    for _ in range(8):
+        await bench.gateway.read_runs([run.id])
+    bench.gateway.pace.limit(60)  # what was sent is held against it: the next reading waits for ten seconds
+    began = loop.time()
+    loop.call_later(1.0, stops.append, True)
+    found = await reading(lambda: bench.gateway.read_runs([run.id]), lambda: bool(stops))
+    assert set(found) == {run.id}
+    assert 1.0 <= loop.time() - began < 4.0

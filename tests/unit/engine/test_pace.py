@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.engine import virtual
-from orchestrator.engine.pace import LEAST_BUDGET, Need, NotWantedError, Pace, asking
+from orchestrator.engine.pace import LEAST_BUDGET, Need, NotWantedError, Pace, asking, reading
 from tests.cloud import most_within
 
 
@@ -227,6 +229,114 @@ def test_what_was_sent_before_the_budget_was_known_counts_against_it():
 
     virtual.run(whole())
     assert most_within([at for at, _ in taken], 60.0) <= 20
+
+
+def test_a_cancel_does_not_pay_for_what_was_sent_before_the_budget_was_known():
+    """A parent that takes a job over has asked for a lot by then; the minute has room for the cancel all the same."""
+    taken: list[tuple[float, Need]] = []
+
+    async def whole() -> None:
+        pace = Pace()
+        await asyncio.gather(*(take(pace, Need.READ, taken) for _ in range(12)))
+        pace.limit(20)
+        await asyncio.gather(*(take(pace, need, taken) for need in (Need.READ, Need.CANCEL, Need.CONFIRM)))
+        await asyncio.gather(*(take(pace, Need.CANCEL, taken) for _ in range(10)))
+
+    virtual.run(whole())
+    urgent = [at for at, need in taken if need <= Need.CONFIRM]
+    assert urgent[:2] == [0.0, 0.0]
+    assert most_within([at for at, _ in taken], 60.0) <= 20
+    assert len(taken) == 25
+
+
+def test_what_was_sent_more_than_a_minute_ago_is_not_held_against_a_budget():
+    taken: list[tuple[float, Need]] = []
+
+    async def whole() -> None:
+        pace = Pace()
+        await asyncio.gather(*(take(pace, Need.READ, taken) for _ in range(100)))
+        await asyncio.sleep(100)
+        pace.limit(20)
+        await take(pace, Need.READ, taken)
+
+    virtual.run(whole())
+    assert taken[-1][0] == 100.0
+
+
+def test_a_reading_that_waits_when_the_job_stops_is_asked_anew_as_urgent():
+    answered: list[float] = []
+
+    async def whole() -> None:
+        pace, stops = Pace(20), list[bool]()
+        asyncio.get_running_loop().call_later(10, stops.append, True)
+
+        async def ask() -> str:
+            await pace.take()
+            answered.append(asyncio.get_running_loop().time())
+            return "an answer"
+
+        await asyncio.gather(*(take(pace, Need.CANCEL, []) for _ in range(12)))  # a reading would wait for 50 s
+        assert await reading(ask, lambda: bool(stops)) == "an answer"
+
+    virtual.run(whole())
+    assert len(answered) == 1
+    assert 10.0 <= answered[0] <= 11.0
+
+
+def test_one_budget_holds_for_parents_in_several_loops():
+    pace, sent = Pace(600), list[float]()
+
+    def parent() -> None:
+        async def whole() -> None:
+            for _ in range(12):
+                await pace.take()
+                sent.append(time.monotonic())
+            assert pace.words() is None
+
+        asyncio.run(whole())
+
+    async def command() -> None:
+        pace.share()
+        threads = [threading.Thread(target=parent) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        await pace.take()
+        sent.append(time.monotonic())
+        await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in threads))
+
+    asyncio.run(command())
+    assert len(sent) == 37
+    at_once = 600 // 30  # the rest of the burst is kept for cancels
+    assert max(sent) - min(sent) >= (37 - at_once - 1) / pace.rate - 0.1
+
+
+def test_a_turn_in_another_loop_is_given_up_there_and_a_refusal_holds_all():
+    pace, ended = Pace(), list[str]()
+
+    def parent() -> None:
+        async def whole() -> None:
+            pace.hold(30.0)
+            with asking(Need.READ, lambda: False), pytest.raises(NotWantedError):
+                await pace.take()
+            ended.append("given up")
+            with asking(Need.CANCEL):
+                await pace.take()
+            ended.append("cancelled")
+
+        asyncio.run(whole())
+
+    async def command() -> None:
+        pace.share()
+        await asyncio.to_thread(parent)
+        assert "429 once" in str(pace.words())
+
+    asyncio.run(command())
+    assert ended == ["given up", "cancelled"]
+
+
+def test_a_shared_budget_can_be_lowered_and_not_raised():
+    pace = Pace()
+    assert [(pace.lower(asked), pace.per_minute)[1] for asked in (None, 60, 100, None, 30)] == [None, 60, 60, 60, 30]
 
 
 def in_loops(pace: Pace, *work: Callable[[], Awaitable[None]]) -> None:

@@ -22,6 +22,7 @@ from orchestrator.core.model import (
 )
 from orchestrator.engine.gateway import CancelReply, Run, Submission, always
 from orchestrator.engine.memory import MemoryGateway
+from orchestrator.engine.pace import Need, Pace, asking
 from orchestrator.engine.virtual import run as run_virtually
 from orchestrator.errors import (
     EngineUnavailableError,
@@ -143,6 +144,30 @@ def test_a_question_by_key_is_answered_by_an_event(there):
 def test_a_question_that_cannot_be_asked_is_asked_later():
     events, _, _ = done(prepared().job, Door(EngineUnavailableError("away")), lambda p: p.resolve(ev.Resolve(0, 0)))
     assert events == [ev.SubmissionDeferred(0, 0)]
+
+
+def test_once_the_job_stops_a_question_by_key_that_waits_for_its_turn_is_urgent():
+    class Busy(Door):
+        async def find_by_keys(self, flow_id: str, keys: Sequence[str]) -> Mapping[str, Run]:
+            await self.pace.take()
+            return await super().find_by_keys(flow_id, keys)
+
+    job, door, asked_at = prepared().job, Busy({}), list[float]()
+    door.pace = Pace(20)
+
+    async def whole() -> None:
+        loop = asyncio.get_running_loop()
+        performer = Performer(
+            job, door, Io(inline=True), lambda _: asked_at.append(loop.time()), lambda: None, lambda: loop.time() >= 10
+        )
+        with asking(Need.CANCEL):
+            for _ in range(12):
+                await door.pace.take()
+        await performer.resolve(ev.Resolve(0, 0))
+
+    run_virtually(whole())
+    assert len(asked_at) == 1
+    assert 10 <= asked_at[0] < 11
 
 
 # ---------------------------------------------------------------- cancelling

@@ -12,6 +12,7 @@ from orchestrator.core.machine import events as ev
 from orchestrator.core.model import Counts, Phase, Progress, RunId, StopCause, StopMode, StopRecord
 from orchestrator.engine.gateway import Run
 from orchestrator.engine.memory import MemoryGateway
+from orchestrator.engine.pace import Need, Pace, asking
 from orchestrator.engine.virtual import run as run_virtually
 from orchestrator.errors import EngineUnavailableError
 from orchestrator.reactor.watch import Watch
@@ -119,6 +120,34 @@ def flying(n: int, phase: Phase = Phase.SCHEDULED) -> tuple[Play, Records]:
     for batch in range(n):
         play.submitted(batch, phase)
     return play, Records({run_of(batch): phase for batch in range(n)})
+
+
+class Busy(Records):
+    """What is read waits for its turn, and after the first reading turns are rare."""
+
+    def __init__(self, runs: Mapping[RunId, Phase]) -> None:
+        super().__init__(runs)
+        self.pace = Pace(20)
+
+    async def read_runs(self, ids: Sequence[RunId]) -> Mapping[RunId, Run]:
+        await self.pace.take()
+        found = await super().read_runs(ids)
+        if len(self.read_at) == 1:
+            for _ in range(15):
+                with asking(Need.CANCEL):
+                    await self.pace.take()
+        return found
+
+
+def test_a_reading_that_waits_for_its_turn_when_a_stop_comes_confirms_the_stop_at_once():
+    play, gateway = flying(2, Phase.RUNNING)[0], Busy({run_of(0): Phase.RUNNING, run_of(1): Phase.RUNNING})
+
+    def stop(_: Watch) -> None:
+        play.play(ev.StopRequested(StopRecord(StopMode.CANCEL, StopCause.REQUESTED, "enough", "a test")))
+
+    watched(gateway, play, 120, meanwhile=stop)
+    assert len(gateway.read_at) >= 2, "it waited, and was not asked at all"
+    assert gateway.read_at[0] < 60 <= gateway.read_at[1] < 62
 
 
 def test_what_is_known_already_is_not_posted_again():
