@@ -45,17 +45,18 @@ def cleanup(
     json: Json = False,
 ) -> int:  # fmt: skip
     """End jobs whose parent died, cancel child runs that they left, remove old job folders; lists first, then asks."""
-    from orchestrator.flows.cleanup import clean_up, look_around, read_rules, summary, to_json
+    from orchestrator.flows.cleanup import clean_up, look_around, pace_of, read_rules, summary, to_json
 
     if dry_run and yes:
         raise ConfigurationError("--dry-run and --yes exclude each other", field="yes")
     settings = Settings()
     rules = read_rules(older_than, settle_after, settings, allow_all=yes or dry_run)
-    found = asyncio.run(look_around(storage_root(storage), rules, settings))
+    pace = pace_of(settings)
+    found = asyncio.run(look_around(storage_root(storage), rules, settings, pace))
     if not json:
         _show(found)
     act = bool(found.to_do) and not dry_run and (yes or (not json and _confirmed(found.to_do)))
-    done = asyncio.run(clean_up(found, settings)) if act else None
+    done = asyncio.run(clean_up(found, settings, pace)) if act else None
     if json:
         give_json(to_json(found, done))
     elif done is not None:

@@ -29,6 +29,7 @@ from orchestrator.core.model import Phase, RunId
 from orchestrator.engine.connection import Connection
 from orchestrator.engine.gateway import Run
 from orchestrator.engine.masking import Masker
+from orchestrator.engine.pace import Pace
 from orchestrator.engine.parent import PAGE, run_of
 
 TAG = "orchestrator"
@@ -72,11 +73,11 @@ class Leftovers(Protocol):
 
 
 class PrefectLeftovers:
-    """`Leftovers` of a real Prefect."""
+    """`Leftovers` of a real Prefect; `pace` says when a request may be sent."""
 
-    def __init__(self, masked_env: Sequence[str] = ()) -> None:
+    def __init__(self, masked_env: Sequence[str] = (), pace: Pace | None = None) -> None:
         self._masker = Masker(masked_env)
-        self._connection = Connection(self._masker)
+        self._connection = Connection(self._masker, pace)
 
     async def unended_children(self) -> Sequence[TaggedRun]:
         wanted = FlowRunFilter(state=_unended(), tags=FlowRunFilterTags(all_=[TAG]))

@@ -27,7 +27,11 @@ OnView = Callable[[JobView], None]
 
 @dataclass
 class Call:
-    """One call of ours: where it comes from, and how it speaks."""
+    """One call of ours: where it comes from, how it speaks, and how much it may ask.
+
+    Args:
+        shares: The pace of whoever runs several jobs at once, which bounds them together; None: one of its own.
+    """
 
     spec: JobSpec | None
     settings: Settings
@@ -35,11 +39,13 @@ class Call:
     log: logging.Logger | logging.LoggerAdapter[Any]
     on_progress: OnView | None
     policy: SourcePolicy
+    shares: Pace | None = None
     pace: Pace = field(init=False)
 
     def __post_init__(self) -> None:
         asked = self.spec.max_requests_per_minute if self.spec else None
-        self.pace = Pace(asked or self.settings.max_requests_per_minute, say=self.log.warning)
+        own = Pace(asked or self.settings.max_requests_per_minute, say=self.log.warning)
+        self.pace = own if self.shares is None else self.shares
 
     async def open_gateway(self) -> Gateway:
         return PrefectGateway(
@@ -92,7 +98,10 @@ class Call:
             self.log.info("Staged %d items (%d MB) so far.", items, size // 1_000_000)
 
     def thread(self, prepared: Prepared) -> JobThread:
-        self.pace.limit(prepared.max_requests_per_minute)
+        if self.shares is None:
+            self.pace.limit(prepared.max_requests_per_minute)
+        else:
+            self.pace.lower(prepared.max_requests_per_minute)
 
         async def make(gateway: Gateway) -> Reactor:
             restored = await restore(prepared.job, gateway) if prepared.resumed else []

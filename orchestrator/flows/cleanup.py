@@ -49,16 +49,21 @@ def read_rules(older_than: str, settle_after: str, settings: Settings, *, allow_
     return Rules(age, parse_span(settle_after, "settle_after"), settings.beat_seconds)
 
 
+def pace_of(settings: Settings) -> Pace:
+    """What one cleanup may ask of Prefect, in all that it does."""
+    return Pace(settings.max_requests_per_minute, say=run_logger().warning)
+
+
 @asynccontextmanager
-async def doors(settings: Settings) -> AsyncIterator[tuple[PrefectGateway, PrefectLeftovers]]:
+async def doors(settings: Settings, pace: Pace) -> AsyncIterator[tuple[PrefectGateway, PrefectLeftovers]]:
     """The two doors to Prefect that cleanup needs, closed at the end."""
     parent = outermost_run()
     gateway = PrefectGateway(
         masked_env=settings.masked_env,
         parent=parent.id if parent else None,
-        pace=Pace(settings.max_requests_per_minute),
+        pace=pace,
     )
-    leftovers = PrefectLeftovers(settings.masked_env)
+    leftovers = PrefectLeftovers(settings.masked_env, pace)
     try:
         yield gateway, leftovers
     finally:
@@ -66,25 +71,31 @@ async def doors(settings: Settings) -> AsyncIterator[tuple[PrefectGateway, Prefe
         await gateway.close()
 
 
-async def look_around(root: str, rules: Rules, settings: Settings) -> Survey:
+async def look_around(root: str, rules: Rules, settings: Settings, pace: Pace | None = None) -> Survey:
     """What there is to clean up; nothing is touched.
+
+    Args:
+        pace: See `pace_of`.
 
     Raises:
         StoreUnavailableError: the storage cannot be listed.
     """
-    async with doors(settings) as (gateway, leftovers):
+    async with doors(settings, pace or pace_of(settings)) as (gateway, leftovers):
         return await survey(root, rules, gateway, leftovers)
 
 
-async def clean_up(found: Survey, settings: Settings) -> list[Done]:
-    """Do what a survey found."""
+async def clean_up(found: Survey, settings: Settings, pace: Pace | None = None) -> list[Done]:
+    """Do what a survey found; see `look_around`."""
     run = outermost_run()
     who = f"cleanup run {run.name}" if run else f"orchestrator cleanup, {getpass.getuser()} on {socket.gethostname()}"
 
-    async def run_job(prepared: Prepared) -> Report:
-        return await run_async(Call(None, settings, None, run_logger(), None, SourcePolicy()), prepared)
+    shared = pace or pace_of(settings)
+    shared.share()  # each job that is settled runs in a loop of its own
 
-    async with doors(settings) as (gateway, leftovers):
+    async def run_job(prepared: Prepared) -> Report:
+        return await run_async(Call(None, settings, None, run_logger(), None, SourcePolicy(), shared), prepared)
+
+    async with doors(settings, shared) as (gateway, leftovers):
         return await sweep(found, gateway, leftovers, settings=settings, run=run_job, who=who)
 
 
@@ -169,18 +180,18 @@ async def cleanup_flow(
     settings, log = Settings(), run_logger()
     try:
         rules = read_rules(str(older_than), str(settle_after), settings)
-        root = storage_root(storage or None, settings)
-        found = await look_around(root, rules, settings)
+        root, pace = storage_root(storage or None, settings), pace_of(settings)
+        found = await look_around(root, rules, settings, pace)
     except ConfigurationError as e:
         log.error("Refused: %s", e)
         return Failed(message=str(e), name="Refused")
-    done = None if dry_run else await clean_up(found, settings)
+    done = None if dry_run else await clean_up(found, settings, pace)
     for line in done or ():
         level = logging.INFO if line.ok else logging.ERROR
         log.log(level, "%s: %s (%s)", line.finding.subject, line.said, line.finding.why)
     run = outermost_run()
     try:
-        async with doors(settings) as (_, leftovers):
+        async with doors(settings, pace) as (_, leftovers):
             await leftovers.publish(run.id if run else None, PAGE_KEY, page(found, done, root))
     except EngineError as e:
         log.warning("The page could not be written: %s", e)

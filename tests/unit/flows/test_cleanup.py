@@ -22,10 +22,13 @@ from orchestrator.engine.context import ParentRun
 from orchestrator.engine.faults import Faults
 from orchestrator.engine.gateway import Run, Submission
 from orchestrator.engine.memory import MemoryGateway, MemoryLeftovers, SimulatedEngine
+from orchestrator.engine.pace import Pace
 from orchestrator.engine.simulated import SimulatedRun
 from orchestrator.engine.virtual import run as run_virtually
 from orchestrator.errors import ConfigurationError, EngineUnavailableError
-from orchestrator.flows.cleanup import page, read_rules, summary, to_json
+from orchestrator.flows import cleanup
+from orchestrator.flows.calling import Call
+from orchestrator.flows.cleanup import clean_up, look_around, pace_of, page, read_rules, summary, to_json
 from orchestrator.flows.prepare import Prepared, prepare
 from orchestrator.flows.request import make_spec
 from orchestrator.flows.spans import parse_span, size_text, span_text
@@ -647,3 +650,34 @@ def test_the_projects_file_registers_the_same_deployments_as_the_package() -> No
     ours = {entry["entrypoint"]: entry for entry in entries}
     for own in OWN:
         assert ours[own.entrypoint] == own.entry("local")
+
+
+# ---------------------------------------------------------------- what it asks of Prefect
+
+
+def test_all_that_a_cleanup_asks_of_prefect_keeps_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, used = Settings(max_requests_per_minute=60), list[Pace]()
+    nothing = Survey(root="memory://nowhere", folders=0, findings=[], away=None)
+
+    async def surveyed(root: str, rules: Rules, gateway: Any, leftovers: Any) -> Survey:
+        used.extend([gateway.pace, leftovers._connection.pace])
+        return nothing
+
+    async def swept(found: Survey, gateway: Any, leftovers: Any, *, run: Any, **more: Any) -> list[Done]:
+        used.extend([gateway.pace, leftovers._connection.pace])
+        await asyncio.gather(run(None), run(None))
+        return []
+
+    async def run_async(call: Call, prepared: Any) -> None:
+        door = await call.open_gateway()
+        used.append(door.pace)
+
+    monkeypatch.setattr(cleanup, "survey", surveyed)
+    monkeypatch.setattr(cleanup, "sweep", swept)
+    monkeypatch.setattr(cleanup, "run_async", run_async)
+    pace = pace_of(settings)
+    asyncio.run(look_around("memory://nowhere", Rules(), settings, pace))
+    assert asyncio.run(clean_up(nothing, settings, pace)) == []
+    assert pace.per_minute == 60
+    assert len(used) == 6
+    assert all(each is pace for each in used)
