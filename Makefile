@@ -51,8 +51,8 @@ test-slow: .venv/.dev
 
 test-postgres: .venv/.dev
 	@ORCHESTRATOR_TEST_DATABASE=postgres ORCHESTRATOR_REQUIRE_POSTGRES=1 ORCHESTRATOR_REQUIRE_REDIS=1 $(BIN)/python -m pytest \
-		tests/integration tests/contract/test_gateway.py -n $(WORKERS) --dist loadfile -m "not campaign and not containers" \
-		--durations=15 $(ARGS)
+		tests/integration tests/contract/test_gateway.py -n $(WORKERS) --dist loadfile -m "real and not campaign and not containers" \
+		--ignore-glob='*/test_benchmarks_*' --durations=15 $(ARGS)
 
 image:
 	@docker build -f docker/Dockerfile -t prefect-batch-orchestrator:0.1.0 $(ARGS) .

@@ -21,6 +21,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from orchestrator.engine.progress import decode
 from orchestrator.flows import ItemContext, ItemsFailedError, batch_flow
+from tests.support import eventually
 from tests.unit.batchrun.jobs import StagedJob
 
 pytestmark = [
@@ -43,9 +44,16 @@ def run_id(state: State[Any]) -> UUID:
     return state.state_details.flow_run_id
 
 
-def task_runs(state: State[Any]) -> list[Any]:
+def task_runs(state: State[Any], count: int) -> list[Any]:
+    """That many; the server makes them from events, which with Redis may come a moment after the flow's end."""
+    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[run_id(state)]))
     with get_client(sync_client=True) as client:
-        return client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id(state)])))
+
+        def all_there() -> list[Any]:
+            found = client.read_task_runs(flow_run_filter=wanted)
+            return found if len(found) >= count and all(run.state and run.state.is_final() for run in found) else []
+
+        return eventually(all_there, 60, f"{count} task runs")
 
 
 # ---------------------------------------------------------------------- kinds of work
@@ -109,7 +117,7 @@ def test_a_task_has_a_task_run_per_item_in_a_window() -> None:
     assert state.message == "7 succeeded, 1 failed of 8 items"
     assert outcomes(state)[3] == {"type": "ValueError", "text": "three"}
     assert most == 3
-    runs = task_runs(state)
+    runs = task_runs(state, 8)
     assert sorted(run.name for run in runs) == [f"double-{n}" for n in range(8)]
     assert all("video" in run.tags for run in runs)
     assert {run.run_count for run in runs} == {1, 2}
@@ -345,7 +353,7 @@ def test_a_batch_of_a_job_ends_in_its_ledger_and_in_its_state(tmp_path: Path) ->
     state = ended(batch_flow(inverse, item_concurrency=2), batch=job.reference())
     assert (state.name, state.message) == ("CompletedWithFailures", "4 succeeded, 1 failed of 5 items")
     assert job.outcomes() == ["failed"] + ["succeeded"] * 4
-    assert all("from-job" in run.tags for run in task_runs(state))
+    assert all("from-job" in run.tags for run in task_runs(state, 5))
 
 
 def test_a_rerun_of_what_ended_fails_and_points_to_retry(tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
-import sqlite3
 from pathlib import Path
 
 import pytest
 from prefect.blocks.system import Secret
 from prefect.filesystems import LocalFileSystem, RemoteFileSystem
+from sqlalchemy import create_engine, inspect, text
 
 from orchestrator import ConfigurationError, StorageError, orchestrate_sync
 from orchestrator.cli.app import run
@@ -21,6 +21,7 @@ from tests.s3server import S3Server
 
 pytestmark = [*MARKS, pytest.mark.timeout(480)]
 
+DATABASE_URL = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 KEY, SECRET = "AKIABLOCKJOBS77XQ", "wJalrXUt-block-secret-9f3b"
 
 
@@ -46,13 +47,13 @@ def leaks(job: Watched, stack: Stack) -> dict[str, list[str]]:
     store = job.folder.store
     for entry in store.list():
         found[entry.name] = store.get(entry.name) or b""
-    database = sqlite3.connect(f"file:{stack.home / 'prefect.db'}?mode=ro", uri=True)
-    try:
-        for (table,) in database.execute("select name from sqlite_master where type = 'table'").fetchall():
+    url = stack.backing.settings.get(DATABASE_URL, f"sqlite:///{stack.home / 'prefect.db'}")
+    engine = create_engine(url.replace("+asyncpg", "+psycopg"))
+    with engine.connect() as database:
+        for table in inspect(database).get_table_names():
             if table != "block_document":
-                found[f"table {table}"] = repr(database.execute(f'select * from "{table}"').fetchall()).encode()
-    finally:
-        database.close()
+                found[f"table {table}"] = repr(database.execute(text(f'select * from "{table}"')).fetchall()).encode()
+    engine.dispose()
     for log in (stack.home / "logs").glob("*.log"):
         found[log.name] = log.read_bytes()
     assert len(found) > 20
