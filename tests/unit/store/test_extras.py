@@ -31,7 +31,7 @@ def test_a_missing_package_is_told_with_the_extra_that_brings_it(scheme: str, mo
     extra, package = SCHEMES[scheme]
     monkeypatch.delitem(_registry, scheme, raising=False)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(StorageError, match=rf"pip install 'prefect-batch-orchestrator\[{extra}\]'"):
+    with pytest.raises(StorageError, match=rf"the extra '{extra}' of prefect-batch-orchestrator"):
         open_store(f"{scheme}://bucket/jobs")
     assert knows_package(scheme)
     assert [text.partition(">=")[0] for text in EXTRAS[extra]] == [package]
