@@ -13,7 +13,7 @@ import pytest
 import websockets
 from websockets.exceptions import ConnectionClosed
 
-from tests.containers.compose import Compose, ComposeError, section
+from tests.containers.compose import SERVICE_LABEL, Compose, ComposeError, section
 from tests.containers.engine import Engine
 from tests.integration.job_support import TERMINAL
 from tests.support import eventually
@@ -139,6 +139,15 @@ def test_servers_alone_know_the_database(compose: Compose) -> None:
         environment = "\n".join(compose.service(service).attrs["Config"]["Env"])
         assert compose.secrets["POSTGRES_PASSWORD"] not in environment
         assert compose.secrets["REDIS_PASSWORD"] not in environment
+
+
+def test_no_secret_stands_on_a_command_line(compose: Compose) -> None:
+    """Where `ps` shows it to everybody on the machine: of what runs now, and of what was started and is over."""
+    for container in compose.containers():
+        lines = [" ".join(row) for row in container.top()["Processes"]] if container.status == "running" else []
+        lines += [*container.attrs["Args"], *(container.attrs["Config"].get("Healthcheck") or {}).get("Test", [])]
+        for name, secret in compose.secrets.items():
+            assert not any(secret in line for line in lines), (container.labels[SERVICE_LABEL], name)
 
 
 def test_the_page_s_first_job_runs_in_containers(compose: Compose) -> None:
