@@ -14,9 +14,11 @@ import pytest
 import websockets
 from websockets.exceptions import ConnectionClosed
 
-from tests.containers.compose import SERVICE_LABEL, Compose, ComposeError, section
-from tests.containers.engine import Engine
+from orchestrator.stack.containers import IMAGE
+from tests.containers.compose import JOBS_LABEL, SERVICE_LABEL, Compose, ComposeError, section
+from tests.containers.engine import TEST_LABEL, Engine, program
 from tests.integration.job_support import TERMINAL
+from tests.s3server import s3_server
 from tests.support import eventually
 
 FLOW = '''
@@ -39,6 +41,10 @@ DEPLOYMENTS = {
         for name, pool in (("default", "local"), ("docker", "docker"))
     ],
 }
+BLOCK = """
+from prefect.filesystems import RemoteFileSystem
+RemoteFileSystem(basepath="s3://jobs/second", settings={settings!r}).save("second", overwrite=True)
+"""
 BOTH = json.dumps({"worker": "slow/default", "container": "slow/docker"})
 
 
@@ -274,3 +280,38 @@ def job_of_its_own(compose: Compose, job: str) -> Callable[[], dict[str, int]]:
 
     assert known() == {"runs": 1, "succeeded": 2}
     return known
+
+
+def test_containers_of_a_second_machine_have_a_pool_of_their_own(compose: Compose) -> None:
+    """As the page says, the second machine being the first: storage by a block, no volume of the stack in the pool.
+
+    The last test of the stack, which keeps its jobs in that block from then on.
+    """
+    read = section("Workers on a second machine")
+    (begin,) = (line for line in read if line.startswith("docker run "))
+    here = [line for line in read if line != begin]
+    for shown, typed in {
+        "docker run ": f"docker run --network host --label {TEST_LABEL}={compose.engine.session} ",
+        "worker-second": f"{compose.project}-second", "https://prefect.example.org/api": compose.api_url,
+        "--env PREFECT_API_AUTH_STRING ": f"--env PREFECT_API_AUTH_STRING={compose.secrets['PREFECT_AUTH']} ",
+        "/var/run/docker.sock:": f"{compose.settings['DOCKER_SOCKET']}:", IMAGE: compose.settings["FLOW_IMAGE"],
+    }.items():  # fmt: skip
+        assert shown in begin
+        begin = begin.replace(shown, typed)
+    with s3_server() as s3:
+        block = BLOCK.format(settings=s3.block_settings("AKIASECOND", "second-block-secret"))
+        compose.run("-c", block, entrypoint="python")
+        compose.write_environment(ORCHESTRATOR_STORAGE="block:remote-file-system/second")
+        try:
+            compose.up()
+            variable = f" --job-variable '{json.dumps({'labels': {JOBS_LABEL: compose.project}})}'"
+            compose.read([line + (variable if " deploy " in line else "") for line in here[:2]])
+            compose.read([begin.replace("docker ", f"{program()} ", 1)])
+            compose.read(here[2:])
+            runs = [run for run in compose.runs(tags={"all_": ["job:there"]}) if "/" in run["name"]]
+            assert {run["work_pool_name"] for run in runs} == {"second"}
+            assert compose.report("there")["verdict"] == "completed"
+        finally:
+            for container in compose.engine.containers():
+                if container.name.endswith("-second"):
+                    container.remove(force=True)
