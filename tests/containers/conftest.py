@@ -19,17 +19,18 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.stack import DockerPool, Stack
-from tests.containers.engine import ROOT, Engine, build, find_engine
+from tests.containers.engine import BUILD_SECONDS, ROOT, Engine, build, find_engine
 from tests.containers.jobs import ContainerJob, deploy_in_containers
 from tests.integration import job_flows
 from tests.prefect_stack import POOL
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "/tests/containers/" in str(item.path):
-            item.add_marker(pytest.mark.containers)
-            item.add_marker(pytest.mark.timeout(600))
+    ours = [item for item in items if "/tests/containers/" in str(item.path)]
+    for number, item in enumerate(ours):
+        item.add_marker(pytest.mark.containers)
+        # The first of them may have to build the image.
+        item.add_marker(pytest.mark.timeout(600 + (BUILD_SECONDS if number == 0 else 0)))
 
 
 @pytest.fixture(scope="session")

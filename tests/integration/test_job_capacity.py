@@ -27,6 +27,7 @@ pytestmark = MARKS
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_children_that_wait_for_capacity_spend_no_attempt(stack: Stack, job: Watched) -> None:
     stack.create_pool("it-narrow", limit=4)
     worker = stack.start_worker(pool="it-narrow", limit=1)
@@ -36,8 +37,10 @@ def test_children_that_wait_for_capacity_spend_no_attempt(stack: Stack, job: Wat
         orchestrate_sync(deployed, items(1), **first.request)
         # Five seconds, unless this machine takes so long to start one child that even a lone one could be too late.
         start_timeout = max(5.0, 3 * time_in(first, "PENDING")[0])
+        # One after the other: the last of them waits for four.
         report = orchestrate_sync(
-            deployed, items(5, seconds=2), batch_size=1, max_in_flight=8, start_timeout_seconds=start_timeout,
+            deployed, items(5, seconds=max(2.0, start_timeout / 3)), batch_size=1, max_in_flight=8,
+            start_timeout_seconds=start_timeout,
             **job.request,
         )  # fmt: skip
     finally:
