@@ -46,7 +46,7 @@ def deploy(
 ) -> int:
     """Register the parent flow `orchestrate` on an existing Prefect: the form in its UI, schedules, `run --detach`.
 
-    Also the flows that look after jobs, each as `default`: `control-job` (stop, pause, resume, scale), and
+    Also the flows that look after jobs, under the same name: `control-job` (stop, pause, resume, scale), and
     `cleanup-jobs`, its daily schedule paused.
     """
     facts = asyncio.run(_deploy(pool, name, storage, image, create_pool, _variables(job_variable)))
@@ -120,12 +120,13 @@ async def _deploy(
         for own in others:
             module, _, function = own.entrypoint.rpartition(".")
             flow = getattr(import_module(module), function)
-            await register(flow, own.short_name, **how, schedules=own.schedules)
+            # Under the parent's name: they have its pool and its storage, and another set's keeps its own.
+            await register(flow, name, **how, schedules=own.schedules)
         url = f"{server.ui_url}/deployments/deployment/{id_}" if server.ui_url else None
         return {
             "deployment": f"{orchestrate_flow.name}/{name}",
             "id": id_,
-            "also": [own.name for own in others],
+            "also": [f"{own.name.partition('/')[0]}/{name}" for own in others],
             "pool": pool,
             "workers_online": found.workers_online,
             "storage": storage,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -343,7 +344,17 @@ def results(
                 else encode_json(record.result).decode()
             )
             give("\t".join(plain(part) for part in (record.key, word, what if ended else "")))
+    if outcome is None and not json:
+        _say_what_is_not_shown(folder)
     return 0
+
+
+def _say_what_is_not_shown(folder: JobFolder) -> None:
+    """Who asks for results after a failure looks for what failed, too."""
+    with suppress(OrchestratorError):  # a report that cannot be read is told by `report`
+        items = Report.from_json(folder.read_report() or {}).items
+        if left := items.total - items.succeeded:
+            say(f"not shown: {left:,} {'item' if left == 1 else 'items'} that did not succeed (--outcome all)")
 
 
 def _left(outcome: Outcome | None) -> tuple[ItemOutcome, ...]:

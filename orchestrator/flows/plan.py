@@ -143,7 +143,8 @@ def _tight(spec: JobSpec, staged: Staged, target: Target, root: str) -> list[str
         )
     if 0 < staged.batches < target.window:
         said.append(
-            f"only {staged.batches} batches for max_in_flight={target.window}: a smaller batch_size uses it all"
+            f"only {staged.batches} {'batch' if staged.batches == 1 else 'batches'} for max_in_flight={target.window}: "
+            "a smaller batch_size uses it all, where its items take longer than a child run to start"
         )
     if target.window > SQLITE_IN_FLIGHT:
         said.append(

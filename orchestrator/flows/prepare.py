@@ -377,8 +377,8 @@ def finished(folder: JobFolder, job_id: str) -> Report | None:
     if report.verdict in ("completed", "enough"):
         return report
     raise JobConflictError(
-        f"job {job_id!r} is over ({report.verdict.value}: {report.headline}); to run what is left, start a new job "
-        f"with items `job:{job_id}?outcome=failed,unknown,not_started`"
+        f"job {job_id!r} is over ({report.verdict.value}: {report.headline}); to run what is left, start a new job: "
+        f"`orchestrator retry {job_id}`, or one with items `job:{job_id}?outcome=failed,unknown,not_started`"
     )
 
 

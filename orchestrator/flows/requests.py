@@ -103,9 +103,11 @@ def request_warnings(found: RequestPlan, window: int, budget: int | None) -> lis
             f"limit is {found.per_minute:,}: max_in_flight={found.max_in_flight} fits, or a larger batch_size"
         )
     if budget is None or budget > found.per_minute // 2:
-        fair = max(LEAST_BUDGET, found.per_minute // PARENT_SHARE)
+        fair = found.per_minute // PARENT_SHARE
+        own = "the parent has no budget of its own" if budget is None else f"the parent's own {budget:,} are too many"
         said.append(
-            f"the parent has no budget of its own under {limit}: max_requests_per_minute={fair} leaves the rest to its "
-            "child runs"
+            f"{own} under {limit}: max_requests_per_minute={fair} leaves the rest to its child runs"
+            if fair >= LEAST_BUDGET
+            else f"{own} under {limit}, and below {LEAST_BUDGET} it can do little but wait"
         )
     return said

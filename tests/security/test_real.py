@@ -84,6 +84,7 @@ def client(deployed: Stack, tmp_path: Path) -> Program:
     return program
 
 
+@pytest.mark.timeout(600)
 def test_everything_works_on_a_server_that_asks_for_a_password(client: Program, deployed: Stack) -> None:
     plan = client("plan", "--deployment", "sec-sleeps/default", "--items", "range:0:4", "--json")
     assert (plan.code, plan.json["items"]) == (0, 4), plan.err

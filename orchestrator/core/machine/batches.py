@@ -286,6 +286,7 @@ def _try_again(state: State, batch: BatchState, reason: str) -> list[Command]:
         return settle(state, batch, outcome, reason)
     if batch.attempt >= (MOST_ATTEMPTS if _is_worth_another(state, batch) else state.setup.batch_retries):
         outcome = BatchOutcome.FAILED if batch.phase is Phase.FAILED else BatchOutcome.CRASHED
+        state.note(f"batch {batch.index + 1} was given up after {_attempts(batch.attempt + 1)}: {reason}")
         return settle(state, batch, outcome, reason)
     lost = batch.attempt
     batch.attempt += 1
@@ -295,6 +296,10 @@ def _try_again(state: State, batch: BatchState, reason: str) -> list[Command]:
     state.move(batch, Stage.WAITING)
     state.retry.append(batch.index)
     return [ev.TryAgain(batch.index, lost, reason)]
+
+
+def _attempts(count: int) -> str:
+    return "its only attempt" if count == 1 else f"{count} attempts, the last of which was lost"
 
 
 def _is_worth_another(state: State, batch: BatchState) -> bool:

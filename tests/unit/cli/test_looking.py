@@ -203,7 +203,17 @@ def test_results_as_text_is_one_line_per_item_that_succeeded(
     folder: JobFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["results", "numbers"]) == 0
-    assert capsys.readouterr().out == '0\tsucceeded\t{"double":20}\n'
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ('0\tsucceeded\t{"double":20}\n', "")
+
+
+def test_results_say_that_what_failed_is_not_among_them(folder: JobFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(folder, Verdict.COMPLETED)
+    assert run(["results", "numbers"]) == 0
+    assert "that did not succeed (--outcome all)" in capsys.readouterr().err
+    for shown in (["--outcome", "all"], ["--outcome", "succeeded"], ["--json"]):
+        assert run(["results", "numbers", *shown]) == 0
+        assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("command", ["status", "stop", "report", "results"])

@@ -75,6 +75,17 @@ def test_a_batch_whose_attempts_are_used_up_has_its_last_ones_outcome(phase, out
     assert (play.state.tally.unknown, play.state.tally.not_started) == (1, 2)
 
 
+def test_why_a_batch_was_given_up_is_for_people_to_read():
+    play = Play(1, batch_retries=0)
+    play.submitted(0, Phase.PENDING)
+    play.play(ev.RunSeen(0, 0, Phase.CRASHED, False, "Crashed", "no such image"))
+    play.closed(lost(0, 0, 1))
+    assert outcomes(play) == ["crashed"]
+    (note,) = play.state.notes
+    assert note.startswith("batch 1 was given up after its only attempt: its run ended as Crashed")
+    assert note.endswith("(no such image)")
+
+
 def test_lost_batches_wait_their_turn_in_the_order_they_were_lost():
     play = Play(1, 1, 1, 1, max_in_flight=2, submit_concurrency=2)
     play.submitted(0, Phase.RUNNING)

@@ -63,7 +63,11 @@ def test_a_limit_too_low_for_one_child_run_at_a_time_asks_for_larger_batches():
 
 def test_a_parent_without_a_budget_is_advised_to_have_one():
     assert "max_requests_per_minute=62" in request_warnings(planned(250), 1, None)[-1]
-    assert "max_requests_per_minute=20" in request_warnings(planned(20), 1, None)[-1]
+    assert request_warnings(planned(20), 1, None)[-1].endswith("below 20 it can do little but wait")
+
+
+def test_a_parents_budget_that_is_most_of_the_limit_is_named():
+    assert "the parent's own 200 are too many under 250 requests a minute" in request_warnings(planned(250), 1, 200)[-1]
 
 
 @pytest.mark.parametrize(("per_minute", "seconds", "field"), [(0, 60.0, "requests_per_minute"), (-1, 60.0, "requests"),
