@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from orchestrator.errors import StoreUnavailableError
@@ -47,11 +49,15 @@ def test_it_survives_a_folder_that_cannot_be_written(tmp_path):
     heart.start()
     try:
         before = counter(folder)
-        place.rename(tmp_path / "elsewhere")
-        place.write_text("a file where the folder was")
+        for number in itertools.count():
+            place.rename(tmp_path / f"elsewhere-{number}")
+            try:
+                place.write_text("a file where the folder was")
+                break
+            except IsADirectoryError:  # a beat in between made the folder anew
+                continue
         eventually(lambda: not heart._thread.is_alive() or heart._counter > before + 3, 10, "beats that fail")
-        place.unlink()
-        (tmp_path / "elsewhere").rename(place)
+        place.unlink()  # the next beat makes the folder
         eventually(lambda: counter(folder) > before + 3, 10, "a beat after the folder came back")
     finally:
         heart.stop()
