@@ -116,17 +116,20 @@ async def _deploy(
             "job_variables": variables | ({"env": environment} if environment else {}),
         }
         id_ = await register(orchestrate_flow, name, **how)
-        others = [own for own in OWN if own is not PARENT]
-        for own in others:
+        also = []
+        for own in OWN:
+            if own is PARENT:
+                continue
             module, _, function = own.entrypoint.rpartition(".")
             flow = getattr(import_module(module), function)
             # Under the parent's name: they have its pool and its storage, and another set's keeps its own.
             await register(flow, name, **how, schedules=own.schedules)
+            also.append(f"{flow.name}/{name}")
         url = f"{server.ui_url}/deployments/deployment/{id_}" if server.ui_url else None
         return {
             "deployment": f"{orchestrate_flow.name}/{name}",
             "id": id_,
-            "also": [f"{own.name.partition('/')[0]}/{name}" for own in others],
+            "also": also,
             "pool": pool,
             "workers_online": found.workers_online,
             "storage": storage,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -316,7 +316,8 @@ def results(
             give_json(facts) if json else give(f"{written:,} {'item' if written == 1 else 'items'} in {dead_letter}")
         return 0
     only = None if outcome == "all" else {ItemOutcome(outcome or "succeeded")}
-    over = folder.read_report() is not None
+    report = folder.read_report()
+    over = report is not None
     for number, record in enumerate(folder.outcomes(only)):
         if limit is not None and number >= limit:
             break
@@ -344,15 +345,15 @@ def results(
                 else encode_json(record.result).decode()
             )
             give("\t".join(plain(part) for part in (record.key, word, what if ended else "")))
-    if outcome is None and not json:
-        _say_what_is_not_shown(folder)
+    if report is not None and outcome is None and not json:
+        _say_what_is_not_shown(report)
     return 0
 
 
-def _say_what_is_not_shown(folder: JobFolder) -> None:
+def _say_what_is_not_shown(report: Mapping[str, Any]) -> None:
     """Who asks for results after a failure looks for what failed, too."""
     with suppress(OrchestratorError):  # a report that cannot be read is told by `report`
-        items = Report.from_json(folder.read_report() or {}).items
+        items = Report.from_json(report).items
         if left := items.total - items.succeeded:
             say(f"not shown: {left:,} {'item' if left == 1 else 'items'} that did not succeed (--outcome all)")
 
