@@ -169,6 +169,16 @@ def test_a_killed_parent_is_resumed_and_only_what_is_left_is_run(program: Progra
     assert started(trace) == 12  # nothing was run twice: the child lived on
 
 
+def test_another_deploy_leaves_the_flows_of_the_first_where_they_are(program: Program, stack: Stack) -> None:
+    stack.create_pool("another-pool")
+    program("deploy", "--pool", "test-pool", "--json")
+    told = program("deploy", "--pool", "another-pool", "--name", "another", "--json").json
+    assert told["also"] == ["control-job/another", "cleanup-jobs/another"]
+    for name, pool in (("default", "test-pool"), ("another", "another-pool")):
+        for flow in ("orchestrate", "control-job", "cleanup-jobs"):
+            assert stack.request("GET", f"/deployments/name/{flow}/{name}")["work_pool_name"] == pool
+
+
 def test_detach_stages_starts_the_parent_and_returns(program: Program, work: str, trace: Path) -> None:
     assert program("deploy", "--pool", "test-pool", "--json").json["deployment"] == "orchestrate/default"
     file = write_items(program.folder / "items.jsonl", items(120, seconds=1))
