@@ -103,7 +103,7 @@ endef
 	@touch .venv/.run $@
 
 # Hashes and no index lines: a lock file installs from whatever index the machine is set up with.
-UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links $(ARGS) pyproject.toml
 # What the image (docker/Dockerfile) holds besides the library itself.
 IMAGE_EXTRAS := stack s3 images records queue
