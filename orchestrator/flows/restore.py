@@ -115,7 +115,7 @@ async def _restore_page(
     over |= deleted
     recalled = await _recalled(job, [k for k in (*over.items(), *current.items()) if _has_mark(files, *k)])
     events: list[ev.Event] = []
-    for b, attempt in over.items():
+    for b, attempt in sorted(over.items()):  # in whichever way each was found to be over
         # A next attempt exists: however this one ended, it was tried again.
         phase, left = None if wanted[b] in runs or b in deleted else ended.get(b), None
         run = runs.get(unfinished.get(b, "")) if stops and wanted[b] not in runs and b not in deleted else None

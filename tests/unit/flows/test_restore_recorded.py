@@ -183,6 +183,19 @@ def test_a_reading_of_a_batch_whose_attempt_was_given_up_since_is_not_believed(s
     assert not next(e for e in again if isinstance(e, ev.Restored) and e.batch == ended.batch).reading.ended
 
 
+def test_batches_come_in_their_order_however_each_was_found_to_be_over():
+    job = prepared(items=4, batch_size=1).job
+    end = encode_json(EndRecord(EndReason.COMPLETED, Counts(succeeded=1)).to_json())
+    job.folder.store.put_new(layout.end(0, 0), end)
+    job.folder.store.append(layout.log(1, 0), b"")  # its run was deleted since
+    job.folder.store.put_new(layout.end(2, 0), end)
+    for again in (False, True):  # the first look gives the deleted attempt up, the second finds it given up
+        events = asyncio.run(restore(job, MemoryGateway()))
+        assert [(e.batch, e.reading.ended) for e in events if isinstance(e, ev.Restored)] == [
+            (0, True), (1, False), (2, True),
+        ], again  # fmt: skip
+
+
 # ------------------------------------------------------------------ quicker
 
 
