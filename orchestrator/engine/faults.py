@@ -1,7 +1,8 @@
 """What can go wrong in a simulated engine: scripted one by one, or drawn from a seed.
 
 A script names what happens next (`faults.next_submits(SubmitFault.LOST_ANSWER)`); a seed draws everything, the same
-way each time. The fate of a run depends on the seed and its key alone, never on the order of other calls.
+way each time. The fate of a run depends on the seed and on its batch and attempt alone: never on the order of other
+calls, nor on the random nonce of its job.
 """
 
 from __future__ import annotations
@@ -246,7 +247,8 @@ class Faults:
             return fate
         if self.seed is None:
             return NO_FATE
-        chance, r = random.Random(f"{self.seed}/{submission.key}"), self.rates
+        attempt = "/".join(submission.key.split("/")[-2:])  # of <job>/<nonce>/<batch>/<attempt>
+        chance, r = random.Random(f"{self.seed}/{attempt}"), self.rates
 
         def moment(rate: float) -> float | None:
             drawn = chance.random(), chance.random() * r.fate_seconds
