@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
 from orchestrator.core.machine import events as ev
-from orchestrator.core.model import EndReason, Phase, Reading
+from orchestrator.core.model import EndReason, Phase, Reading, StopMode
 from orchestrator.engine.gateway import Gateway, Run
 from orchestrator.engine.pace import Need, asking
 from orchestrator.errors import StoreUnavailableError
@@ -20,6 +20,7 @@ from orchestrator.store.journal import readings_before
 P = ParamSpec("P")
 T = TypeVar("T")
 PAUSES = (0.2, 0.5, 1.0, 2.0)  # seconds, between two tries of a question that the job folder did not answer
+ANSWER_SECONDS = 2.0  # that the last creation of a parent, which does not know of its successor yet, may take
 PAGE = 200  # keys asked for at once, as many as Prefect answers in one request
 
 
@@ -34,10 +35,15 @@ async def restore(job: Job, gateway: Gateway) -> list[ev.Event]:
     Raises:
         EngineUnavailableError: Prefect cannot be asked.
     """
+    stop = await _patiently(job.folder.read_stop)
+    if stop is not None and stop.mode is StopMode.DRAIN:
+        # The parent before, if it lives, creates runs until its next look: nobody would ask for a run that is created
+        # after ours. (Without a stop the next creation by that key finds it; a cancel ends it before its first item.)
+        await asyncio.sleep(job.times.fence + ANSWER_SECONDS)
     files = await _patiently(job.folder.attempts)
     passed(Boundary.RESTORE_LISTED)
     known = await _patiently(_recorded, job, files)
-    stops = await _patiently(job.folder.read_stop) is not None
+    stops = stop is not None
     highest = max(files, default=-1)
     found: list[ev.Event] = []
     with asking(Need.CANCEL if stops else Need.READ):  # whom to cancel is found here

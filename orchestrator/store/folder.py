@@ -226,8 +226,8 @@ class JobFolder:
     def close_attempt(self, batch: int, count: int, attempt: int, how: str = "") -> Reading:
         """What there is of a batch once an attempt of it is over, final for that attempt.
 
-        From its last word; without one, the attempt is given up: its records so far are counted and that number is
-        written down, so that whatever its process still writes is ignored. Calling again gives the same.
+        From its last word; without one, the attempt is given up: its number of records, and the item in progress alone,
+        are written down, so that whatever its process still writes is ignored. Calling again gives the same.
 
         Args:
             how: How its run died, in one masked line, for the attempt that comes after it; "" when that is not known.
@@ -244,11 +244,12 @@ class JobFolder:
                 return read_ledger(self.store, batch, start, count, files).reading(attempt)
             # Also for a last word whose numbers cannot be: the records themselves decide then.
             taken = read_ledger(self.store, batch, start, count, files).taken.get(attempt, 0)
-            record = encode_json({"format": layout.FORMAT, "records": taken, **({"how": how} if how else {})})
-            self.store.put_new(layout.revoked(batch, attempt), record)
+            said = {"alone": reading.read_now(self.store, batch, attempt), "how": how or None}
+            record = {"format": layout.FORMAT, "records": taken} | {k: v for k, v in said.items() if v is not None}
+            self.store.put_new(layout.revoked(batch, attempt), encode_json(record))
         files = list_batch(self.store, batch).before(attempt + 1)
         files.revoked.add(attempt)
-        alone = reading.read_now(self.store, batch, attempt)
+        alone = reading.read_alone(self.store, batch, attempt)
         return read_ledger(self.store, batch, self.batch(batch).start, count, files).reading(attempt, alone)
 
     def close_by_value(

@@ -308,6 +308,11 @@ def read_now(store: Store, batch: int, attempt: int) -> int | None:
     return _read_number(store, layout.now(batch, attempt), "item")
 
 
+def read_alone(store: Store, batch: int, attempt: int) -> int | None:
+    """The item that an attempt had in progress alone when it was given up: its process may begin another one later."""
+    return _read_number(store, layout.revoked(batch, attempt), "alone")
+
+
 def read_alive(store: Store, batch: int, attempt: int) -> int | None:
     """The counter of an attempt's last sign of life; None when there is none, or none that can be read."""
     return _read_number(store, layout.alive(batch, attempt), "counter")

@@ -325,6 +325,20 @@ class TestLedger:
         assert folder.close_attempt(0, 5, 0) == reading
         assert [o.outcome for o in folder.outcomes()][:3] == [S, F, ItemOutcome.UNKNOWN]
 
+    def test_the_item_in_progress_alone_is_the_one_of_the_moment_in_which_the_attempt_was_given_up(
+        self, folder: JobFolder
+    ) -> None:
+        for attempt, begun in ((0, 2), (1, None)):
+            lost = Ledger(folder, 0, attempt, 5)
+            lost.open()
+            if begun is not None:
+                folder.write_now(0, attempt, begun)
+            reading = folder.close_attempt(0, 5, attempt)
+            assert reading.suspect == begun
+            folder.write_now(0, attempt, 3)  # its process goes on
+            assert folder.close_attempt(0, 5, attempt) == reading
+            lost.close()
+
     def test_a_new_attempt_takes_over_what_it_finds_and_later_records_are_ignored(self, folder: JobFolder) -> None:
         old = Ledger(folder, 0, 0, 5)
         old.open()

@@ -110,6 +110,25 @@ def test_a_given_up_attempt_comes_with_how_it_ended_and_the_next_is_adopted():
     assert second == submitted(1, 1, Phase.RUNNING)
 
 
+@pytest.mark.parametrize("mode", [StopMode.DRAIN, StopMode.CANCEL])
+def test_a_run_that_the_parent_before_created_after_a_drain_which_it_had_not_read_yet_is_found(mode):
+    job = prepared().job
+    job.folder.request_stop(StopRecord(mode, StopCause.REQUESTED, "enough", "a person"))
+    door = Known(job, {})
+
+    async def whole() -> tuple[list[ev.Event], float]:
+        loop = asyncio.get_running_loop()
+        late = Known(job, {(0, 0): Phase.RUNNING})
+        loop.call_later(job.times.fence + 1.0, lambda: setattr(door, "_runs", late._runs))
+        return await restore(job, door), loop.time()
+
+    events, seconds = run_virtually(whole())
+    if mode is StopMode.DRAIN:
+        assert events == [submitted(0, 0, Phase.RUNNING)]
+    else:
+        assert seconds == 0, "a cancel is not kept waiting: the child reads it before its first item"
+
+
 def test_one_cancelled_by_hand_stays_cancelled():
     job = prepared().job
     job.folder.close_attempt(1, 5, 0)
