@@ -36,7 +36,8 @@ class Notices:
         if await self._io(folder.is_superseded, self._job.epoch):
             return [ev.Superseded()]
         found: list[ev.Event] = []
-        if (record := await self._io(folder.read_stop)) is not None and not self._knows(record):
+        record = await self._io(folder.read_stop, at_least=True)  # a stronger one is found at a later look
+        if record is not None and not self._knows(record):
             found.append(ev.StopRequested(record, written=True))
         try:
             controls = await self._io(folder.read_controls, self._controls_read)

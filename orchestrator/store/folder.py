@@ -24,7 +24,14 @@ from orchestrator.core.model import (
     StopMode,
     StopRecord,
 )
-from orchestrator.errors import InternalError, JobConflictError, JobNotFoundError, StorageError, StoreCorruptError
+from orchestrator.errors import (
+    InternalError,
+    JobConflictError,
+    JobNotFoundError,
+    StorageError,
+    StoreCorruptError,
+    StoreUnavailableError,
+)
 from orchestrator.store import layout, reading
 from orchestrator.store.jsonl import encode_json
 from orchestrator.store.opening import open_store
@@ -175,11 +182,20 @@ class JobFolder:
                 return self.read_stop() or present
         raise InternalError("stops do not escalate")
 
-    def read_stop(self) -> StopRecord | None:
-        """The stop in force; None when there is none. One small read when there is none or when it cancels."""
+    def read_stop(self, *, at_least: bool = False) -> StopRecord | None:
+        """The stop in force; None when there is none. One small read when there is none or when it cancels.
+
+        Args:
+            at_least: Give the one that was read also when the storage does not tell whether a stronger one followed it.
+        """
         strongest: StopRecord | None = None
         for number in range(1, 10):
-            present = self._stop(number)
+            try:
+                present = self._stop(number)
+            except StoreUnavailableError:
+                if strongest is None or not at_least:
+                    raise
+                break
             if present is None:
                 break
             strongest = present

@@ -23,6 +23,7 @@ from orchestrator.engine.virtual import run as run_virtually
 from orchestrator.errors import StoreUnavailableError
 from orchestrator.reactor import Reactor
 from orchestrator.settings import Settings
+from orchestrator.store import JobFolder, layout
 from orchestrator.testing import SimulatedBatches, Simulation, outcomes, simulate, simulate_on
 
 SMALL = {"batch_size": 5, "max_in_flight": 4}
@@ -191,18 +192,35 @@ def test_outcomes_that_could_not_be_read_in_time_are_counted_once_the_storage_is
     assert stop is not None, "without it, a parent that takes over would go on with the job"
 
 
-def test_a_stop_is_obeyed_at_once_even_when_the_controls_cannot_be_read():
+def controls_away(folder: JobFolder) -> None:
+    def unreadable(after: int) -> list[Any]:
+        raise StoreUnavailableError("the storage is away (simulated)")
+
+    folder.read_controls = unreadable  # type: ignore[method-assign,assignment]
+
+
+def stronger_stop_away(folder: JobFolder) -> None:
+    get = folder.store.get
+
+    def partly(name: str, *args: Any) -> bytes | None:
+        if name == layout.stop(2):
+            raise StoreUnavailableError("the storage is away (simulated)")
+        return get(name, *args)
+
+    folder.store.get = partly  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("mode", "away"), [(StopMode.CANCEL, controls_away), (StopMode.DRAIN, stronger_stop_away)], ids=["controls", "stop"]
+)
+def test_a_stop_is_obeyed_at_once_even_when_what_comes_after_it_cannot_be_read(mode, away):
     seen: list[float] = []
 
     async def stop(reactor: Reactor) -> None:
         folder = reactor._job.folder
         await asyncio.sleep(5.1)
-
-        def unreadable(after: int) -> list[Any]:
-            raise StoreUnavailableError("the storage is away (simulated)")
-
-        folder.read_controls = unreadable  # type: ignore[method-assign,assignment]
-        folder.request_stop(StopRecord(StopMode.CANCEL, StopCause.REQUESTED, "from the shell", "cli"))
+        away(folder)
+        folder.request_stop(StopRecord(mode, StopCause.REQUESTED, "from the shell", "cli"))
         while reactor.state.stop is None:
             await asyncio.sleep(0.1)
         seen.append(asyncio.get_running_loop().time())

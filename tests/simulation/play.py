@@ -253,6 +253,8 @@ class _Stage:
         created = len(world.created_at)
         for lost in (False, True):
             if lost:
+                if world.facts.reopened:
+                    return  # that it was cancelled by hand stood in the report alone: Prefect says otherwise by now
                 folder.store.delete("report.json")
             parent = Parent(world, len(world.parents), None, self.settings)
             world.parents.append(parent)

@@ -68,6 +68,7 @@ class Facts:
     running: set[tuple[int, int]] = field(default_factory=set)  # attempts that Prefect said ran, at some time
     ghosts: set[RunId] = field(default_factory=set)  # created under a key whose first run had been deleted
     silent: set[tuple[int, int]] = field(default_factory=set)  # cancelled because they gave no sign of life
+    reopened: bool = False  # a run left the state in which it had ended
 
 
 class World(SimulatedEngine):
@@ -225,6 +226,10 @@ class World(SimulatedEngine):
             self.inject("paused run goes on")
             record.fate = Fate()
             self.propose(run_id, Phase.SCHEDULED)
+
+    def resurrect(self, run_id: RunId) -> None:
+        self.facts.reopened = True
+        super().resurrect(run_id)
 
     def given_up(self, what: tuple[int, int], silent: bool) -> None:
         """An attempt was given up; one that nobody may be left to end holds no place any more and is not waited for."""
