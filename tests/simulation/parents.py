@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.core.machine import events as ev
 from orchestrator.core.model import StopCause, StopMode, StopRecord
 from orchestrator.core.report import Report
-from orchestrator.engine.gateway import Run, Submission, always
 from orchestrator.engine.memory import MemoryGateway
 from orchestrator.engine.pace import Pace
 from orchestrator.errors import (
@@ -43,19 +41,16 @@ JOB, STORAGE = "j", "memory://simulated"
 LOG = logging.getLogger("tests.simulation.parents")
 
 
-class Door(MemoryGateway):
-    """A parent's door to Prefect, that remembers the window in force when each creation was decided."""
+class Watched(Reactor):
+    """A parent's loop, that remembers the window in force when each creation was decided."""
 
-    def __init__(self, parent: Parent) -> None:
-        pace = Pace(parent.world.scenario.budget)
-        super().__init__(engine=parent.world, submit_concurrency=parent.settings.submit_concurrency, pace=pace)
-        self._parent = parent
+    windows: dict[str, int]
 
-    async def submit(self, submission: Submission, wanted: Callable[[], bool] = always) -> Run:
-        if self._parent.reactor is not None:
+    def _do(self, command: ev.Command) -> None:
+        if isinstance(command, ev.Submit):
             # A creation of unknown outcome holds its place and is asked for again: decided once.
-            self._parent.windows.setdefault(submission.key, self._parent.reactor.state.window)
-        return await super().submit(submission, wanted)
+            self.windows.setdefault(self._job.key(command.batch, command.attempt), self.state.window)
+        super()._do(command)
 
 
 class Parent(Process):
@@ -124,7 +119,11 @@ class Parent(Process):
         if world.scenario.deployments > 1:
             request["group_by"] = "group"
         self.world.tell(None, f"{self.name} begins")
-        gateway = Door(self)
+        gateway = MemoryGateway(
+            engine=self.world,
+            submit_concurrency=self.settings.submit_concurrency,
+            pace=Pace(self.world.scenario.budget),
+        )
         if self.number == 0 or self._chance.random() < 0.3:  # Prefect's retry gives the same request again
             spec = make_spec(job_id=JOB, storage=STORAGE, deployment=_deployments(world), **request)
             source = as_source(_items(world), storage=STORAGE)
@@ -151,10 +150,11 @@ class Parent(Process):
         try:
             restored = await restore(job, gateway) if prepared.resumed else ()
             recorder = Recorder(job) if prepared.settings.record_events else None
-            self.reactor = Reactor(
+            self.reactor = Watched(
                 job, gateway, log=LOG, restored=restored, max_waits=self.settings.max_waits, io=Io(inline=True),
                 recorder=recorder,
             )  # fmt: skip
+            self.reactor.windows = self.windows
             return await self.reactor.run()
         finally:
             beating.cancel()
