@@ -49,16 +49,6 @@ def test_the_image_is_named_after_this_version() -> None:
     assert IMAGE.endswith(f":{VERSION}")
 
 
-def test_the_image_has_the_versions_that_everything_else_is_tested_with() -> None:
-    def pins(name: str) -> dict[str, str]:
-        return dict(re.findall(r"^([a-z0-9._-]+)==([^\s;\\]+)", (ROOT / name).read_text(), re.MULTILINE))
-
-    image, tested = pins("docker/requirements.lock"), pins("requirements-dev.lock")
-    assert image["prefect"] == tested["prefect"]
-    differing = {name for name, pin in image.items() if tested.get(name, pin) != pin}
-    assert not differing
-
-
 def test_every_example_has_a_twin_in_containers_or_a_reason() -> None:
     def entrypoints(name: str) -> set[str]:
         return {entry["entrypoint"] for entry in yaml.safe_load((ROOT / name).read_text())["deployments"]}
