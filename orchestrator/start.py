@@ -18,6 +18,7 @@ import base64
 import json
 import os
 import runpy
+import ssl
 import sys
 import urllib.request
 from typing import Any
@@ -75,18 +76,33 @@ def _is_over() -> bool:
         return False
 
 
-def _ask(method: str, url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+def _headers() -> dict[str, str]:
+    """As Prefect's clients send them. Source: prefect client/base.py, 3.8.8."""
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     if key := os.environ.get("PREFECT_API_KEY"):
         headers["Authorization"] = f"Bearer {key}"
     elif auth := os.environ.get("PREFECT_API_AUTH_STRING"):
         headers["Authorization"] = "Basic " + base64.b64encode(auth.encode()).decode()
+    custom = json.loads(os.environ.get("PREFECT_CLIENT_CUSTOM_HEADERS") or "{}")
+    return headers | {str(name).capitalize(): str(value) for name, value in custom.items()}
+
+
+def _context() -> ssl.SSLContext:
+    """Whom to trust. Source: prefect client/orchestration/__init__.py, 3.8.8."""
+    context = ssl.create_default_context(cafile=os.environ.get("PREFECT_API_SSL_CERT_FILE") or None)
+    if os.environ.get("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "").lower() in ("1", "true", "yes", "on"):
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _ask(method: str, url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     data = None if body is None else json.dumps(body).encode()
     # Only http(s) addresses: the URL is the worker's own setting, and anything else would not be an API.
     if not url.startswith(("http://", "https://")):
         raise ValueError("the API's address is no http(s) URL")
-    request = urllib.request.Request(url, data, headers, method=method)
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+    request = urllib.request.Request(url, data, _headers(), method=method)
+    context = _context() if url.startswith("https://") else None
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS, context=context) as response:
         answer = json.loads(response.read() or b"{}")
     return answer if isinstance(answer, dict) else {}
 

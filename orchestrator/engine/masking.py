@@ -1,7 +1,8 @@
 """Secrets leave in nothing that we write: their values are replaced before a text goes anywhere.
 
-Secret are the values of Prefect's own SecretStr settings (API key, auth string, database password), of the environment
-variables a setting of ours names, the credentials of blocks that were read, and the user info of any URL.
+Secret are the values of Prefect's own SecretStr settings (API key, auth string, database password), tokens in the
+headers that its clients are told to send, the environment variables a setting of ours names, the credentials of blocks
+that were read, and the user info of any URL.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
@@ -22,6 +23,7 @@ from pydantic import BaseModel, Secret, SecretStr
 MASK = "********"
 SHORTEST = 4  # a shorter value would mask innocent text everywhere
 _LINE = 12  # a single line of a secret of several (a private key) is secret too, from this length on
+_SECRET_HEADERS = ("auth", "cookie", "key", "secret", "token")
 _USER_INFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.\-]*://)[^/\s'\"<>@]+@")
 
 
@@ -141,9 +143,21 @@ def _known_secrets() -> Iterator[str]:
     settings = _prefect_settings()
     if settings is not None:
         yield from _setting_secrets(settings)
+        yield from _header_secrets(settings.client.custom_headers)
         return
     for name in ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"):
         yield from _parts(os.environ.get(name, ""))
+    try:
+        yield from _header_secrets(json.loads(os.environ.get("PREFECT_CLIENT_CUSTOM_HEADERS") or "{}"))
+    except (ValueError, AttributeError):
+        pass  # Prefect refuses it, too
+
+
+def _header_secrets(headers: Mapping[str, str]) -> Iterator[str]:
+    """Of `Authorization: Bearer TOKEN` the token; Prefect takes such headers for no secret."""
+    for name, value in headers.items():
+        if any(word in name.lower() for word in _SECRET_HEADERS):
+            yield from (value, value.rpartition(" ")[2])
 
 
 def _setting_secrets(settings: BaseModel) -> Iterator[str]:

@@ -27,7 +27,7 @@ from orchestrator.errors import (
 
 __all__ = ["INSTANT", "Child", "Faults", "Latencies", "MemoryGateway", "SimulatedEngine", "SimulatedRun", "complete"]
 
-_PAGE = 200
+_PAGE, _PROGRESS_PAGE = 200, 100  # as the real door asks
 _CANCEL_CHUNK = 50
 _BUSY_RETRIES = 20
 
@@ -191,7 +191,7 @@ class MemoryGateway:
         return CancelReply.REQUESTED if phase is Phase.CANCELLING else CancelReply.ENDED
 
     async def read_progress(self, ids: Sequence[RunId]) -> Sequence[Progress]:
-        await self._ask("read_progress", requests=_pages(ids, _PAGE))
+        await self._ask("read_progress", requests=_pages(ids, _PROGRESS_PAGE))
         found = [progress for id_ in ids for progress in self.engine.progress_of(id_)]
         await self._way_back()
         return found

@@ -22,6 +22,8 @@ from orchestrator.reactor.boundaries import Boundary, passed
 WAIT_SECONDS = 6 * 3600.0
 QUIET_SECONDS = 300.0
 RUNS_PER_REQUEST, NEWS_PER_REQUEST = 200, 100  # as the gateway asks for them
+SECONDS_PER_REQUEST = 2.0  # of readings of very many runs: half of the 60 requests a minute that a job may make besides
+CHILDREN_PER_SECOND = 20  # whose progress is read anew: each gives news once in a tenth of a second times their number
 READING_SHARE, STOPPING_SHARE = 0.25, 0.75  # of a budget of requests; once nothing is created any more, most of it
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 300.0  # between two waits for one child
 DIED_CHARS = 200  # most of how a run died
@@ -34,7 +36,8 @@ class Watch:
 
     Args:
         post: Takes each event; called from the loop the watch runs in.
-        poll_seconds: Least time between two readings of everything; doubled after five minutes without news.
+        poll_seconds: Least time between two readings of everything; doubled after five minutes without news, longer
+            where one takes several requests.
         max_waits: Most children listened to at once; 0 for none.
         own: The parent's own run, read with the children: whether it is cancelled is otherwise told by its worker
             alone, which may be dead.
@@ -52,7 +55,8 @@ class Watch:
         self._missed: dict[RunId, int] = {}
         self._nudged = asyncio.Event()
         self._last_news = 0.0
-        self._cost = 1  # requests of the last reading
+        self._pages, self._cost = 1, 1  # requests of the last reading: for the runs alone, with their progress
+        self._progress_due = 0.0
         self.unreachable_since: float | None = None
         self.read_at = 0.0  # the loop's time at which the last reading that succeeded began
 
@@ -124,7 +128,8 @@ class Watch:
         """
         loop = asyncio.get_running_loop()
         quiet = loop.time() - self._last_news > QUIET_SECONDS
-        due, nudged = loop.time() + self._poll * (2 if quiet else 1), False
+        pause = max(self._poll, self._pages * SECONDS_PER_REQUEST)
+        due, nudged = loop.time() + pause * (2 if quiet else 1), False
         while True:
             share = READING_SHARE if self._state.stop is None else STOPPING_SHARE
             left = max(due, before + self._gateway.pace.least_seconds(self._cost, share)) - loop.time()
@@ -147,7 +152,7 @@ class Watch:
         }
         if not asked:
             return
-        self._cost = -(-(len(asked) + 1) // RUNS_PER_REQUEST)
+        self._pages = self._cost = -(-(len(asked) + 1) // RUNS_PER_REQUEST)
         runs = await self._gateway.read_runs([*asked, *([self._own] if self._own else [])])
         if self._own is not None and (own := runs.get(self._own)) is not None:
             self._look_at_own(own)
@@ -170,7 +175,10 @@ class Watch:
                 self._news(_news(batch, attempt, seen))
             if seen.phase in (Phase.RUNNING, Phase.CANCELLING, Phase.PAUSED):
                 running.append(run_id)
-        if running and not (self._state.cancelling and self._gateway.pace.per_minute):  # soon told by the job folder
+        told = self._state.cancelling and self._gateway.pace.per_minute  # soon, by the job folder
+        now = asyncio.get_running_loop().time()
+        if running and not told and now >= self._progress_due:
+            self._progress_due = now + len(running) / CHILDREN_PER_SECOND
             self._cost += -(-len(running) // NEWS_PER_REQUEST)
             for progress in await self._gateway.read_progress(running):
                 if 0 <= progress.batch < len(self._state.batches):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_KEY,
+    PREFECT_CLIENT_CUSTOM_HEADERS,
     PREFECT_SERVER_DATABASE_CONNECTION_URL,
     temporary_settings,
 )
@@ -20,6 +21,7 @@ from orchestrator.engine.masking import MASK, Masker
 SETTINGS = {
     PREFECT_API_AUTH_STRING: "admin:open sesame",
     PREFECT_API_KEY: "pnu_abcdef",
+    PREFECT_CLIENT_CUSTOM_HEADERS: {"Authorization": "Bearer gate-keeper", "X-Tenant": "tenant-seven"},
     PREFECT_SERVER_DATABASE_CONNECTION_URL: "postgresql+asyncpg://me:p%40ss-word@db.example/prefect",
 }
 
@@ -39,6 +41,8 @@ def masker(monkeypatch: pytest.MonkeyPatch) -> Masker:
         "the password is open sesame",
         "Authorization: Basic " + base64.b64encode(b"admin:open sesame").decode(),
         "key pnu_abcdef",
+        "refused: Bearer gate-keeper",
+        "the token gate-keeper has expired",
         "postgresql+asyncpg://me:p%40ss-word@db.example/prefect",
         "password p@ss-word",
         'token quo"ted\\token',
@@ -50,11 +54,23 @@ def masker(monkeypatch: pytest.MonkeyPatch) -> Masker:
 def test_no_form_of_a_secret_is_left(masker: Masker, text: str) -> None:
     masked = masker(text)
     assert MASK in masked
-    for secret in ("open sesame", "pnu_abcdef", "p%40ss", "p@ss", "ted\\token", "ted%5C", "other-secret", "b3BlbiB"):
+    for secret in (
+        "open sesame",
+        "pnu_abcdef",
+        "gate-keeper",
+        "p%40ss",
+        "p@ss",
+        "ted\\token",
+        "ted%5C",
+        "other-secret",
+        "b3BlbiB",
+    ):
         assert secret not in masked
 
 
-@pytest.mark.parametrize("text", ["", "abc", "db.example", "https://host/a@b", "mail me@host", "s3://bucket/key"])
+@pytest.mark.parametrize(
+    "text", ["", "abc", "db.example", "https://host/a@b", "mail me@host", "s3://bucket/key", "tenant-seven"]
+)
 def test_what_is_not_secret_stays(masker: Masker, text: str) -> None:
     assert masker(text) == text
 

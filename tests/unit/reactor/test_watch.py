@@ -26,6 +26,7 @@ class Records(MemoryGateway):
         super().__init__()
         self.phases = dict(runs)
         self.read_at: list[float] = []
+        self.progress_at: list[float] = []
         self.waits = 0
         self.news: list[Progress] = []
         self.away = False
@@ -43,6 +44,7 @@ class Records(MemoryGateway):
         return Run(id_, "a run", None, None, phase, phase.value.title(), message=self.message)
 
     async def read_progress(self, ids: Sequence[RunId]) -> Sequence[Progress]:
+        self.progress_at.append(asyncio.get_running_loop().time())
         return [news for news in self.news if run_of(news.batch) in ids]
 
     async def wait(self, run_id: RunId, timeout_seconds: float) -> Run | None:
@@ -221,6 +223,17 @@ def test_after_five_quiet_minutes_records_are_read_half_as_often():
     late = [at for at in gateway.read_at if 400 <= at < 700]
     assert 95 <= len(early) <= 101
     assert 47 <= len(late) <= 51
+
+
+@pytest.mark.parametrize("many", [4, 100, 400, 1000])
+def test_readings_of_very_many_runs_keep_within_the_requests_that_a_job_may_make_besides(many: int):
+    play, gateway = flying(many, Phase.RUNNING)
+    watched(gateway, play, 240)
+    runs, progress = len(gateway.read_at) / 4, len(gateway.progress_at) / 4  # a minute
+    assert runs * -(-many // 200) + progress * -(-many // 100) <= 45
+    assert runs >= 5
+    assert progress == runs or many > 60, "of few runs the progress is read each time"
+    assert progress >= min(runs, 60 / (many / 10)), "as often as a child run gives news, at least"
 
 
 def test_an_end_that_was_heard_is_posted_at_once():
