@@ -3,7 +3,8 @@
 In a container it does what `prefect flow-run execute` does there, with two Python interpreters instead of three: the
 engine is started at once, as on a process pool whose jobs have a `command`, not by a process in between that prepares
 a workspace. That command itself is run where Prefect's parts for it, which are not public, are others than expected,
-and where a SIGTERM is to do more than end the run (`PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR`).
+where a SIGTERM is to do more than end the run (`PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR`), and where the deployment
+names its code relative to the image's own folder, which only a prepared workspace falls back to.
 Source: prefect cli/flow_run.py `execute`, workers/process.py `ProcessWorker.run`, runner/_flow_run_executor.py, 3.8.8.
 """
 
@@ -16,7 +17,11 @@ import runpy
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.responses import DeploymentResponse
 
 SIGTERM_BEHAVIOR = "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"
 _PREFECTS_OWN = ("reschedule", "relinquish")
@@ -30,7 +35,7 @@ async def supervise(run_id: UUID) -> bool:
     """Run Prefect's engine for that run in a process of its own, until it has ended.
 
     Returns:
-        False when Prefect's parts are others than those this was written for; nothing was started then.
+        False when that is Prefect's own command's to do (see above); nothing was started then.
     """
     try:
         from prefect.flows import load_flow_from_flow_run
@@ -44,6 +49,8 @@ async def supervise(run_id: UUID) -> bool:
     with tempfile.TemporaryDirectory(prefix="prefect-flow-run-") as folder, contextlib.chdir(folder):
         async with context:
             run = await context.client.read_flow_run(run_id)
+            if run.deployment_id is None or needs_workspace(await context.client.read_deployment(run.deployment_id)):
+                return False
             try:
                 starter = EngineCommandStarter(cwd=Path(folder), control_channel=context.control_channel)
                 executor = context.create_executor(
@@ -53,6 +60,24 @@ async def supervise(run_id: UUID) -> bool:
                 return False
             await executor.submit()
     return True
+
+
+def needs_workspace(deployment: DeploymentResponse) -> bool:
+    """Whether its code is named relative to the folder in which the container starts, so that no other one will do.
+
+    `.deploy(image=...)` registers path `.` and no pull steps. Source: prefect flows.py `load_flow_from_flow_run`,
+    runner/_workspace_resolver.py `prepare_workspace`, 3.8.8.
+    """
+    if not deployment.pull_steps:
+        in_file = ":" in (deployment.entrypoint or ":")
+        return in_file and deployment.storage_document_id is None and not Path(deployment.path or ".").is_absolute()
+    folders = [
+        options.get("directory")
+        for step in deployment.pull_steps
+        for name, options in step.items()
+        if name.endswith("set_working_directory") and isinstance(options, dict)
+    ]
+    return any(isinstance(folder, str) and not Path(folder).is_absolute() for folder in folders)
 
 
 def main() -> None:

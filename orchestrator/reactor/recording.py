@@ -80,7 +80,7 @@ class Recorder:
         loop = asyncio.get_running_loop()
         began = loop.time()
         while True:
-            # Where each write makes an object, a long job writes less often: some 300 in its first hour, 60 in each further one.
+            # Where each write makes an object, a long job writes less often: 300 in its first hour, then 60 in each.
             pause = WRITE_SECONDS
             if not self._journal.appends:
                 pause = min(max(pause, (loop.time() - began) / 60), LONGEST_SECONDS)

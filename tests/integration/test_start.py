@@ -57,11 +57,12 @@ def state(stack: Stack, run: str) -> str:
     return str(stack.request("GET", f"/flow_runs/{run}")["state"]["type"])
 
 
-def started(stack: Stack, run: str, *how: str, **more: str) -> subprocess.Popen[str]:
+def started(stack: Stack, run: str, *how: str, folder: Path | None = None, **more: str) -> subprocess.Popen[str]:
     environment = {**os.environ, **stack.environment, "PREFECT__FLOW_RUN_ID": run, **more}
     return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.start", *how], env=environment, text=True, stderr=subprocess.PIPE
-    )
+        [sys.executable, "-m", "orchestrator.start", *how], env=environment, cwd=folder, text=True,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
 
 
 def test_a_run_cancelled_while_pending_ends_as_cancelled_and_loads_nothing(
@@ -105,6 +106,17 @@ def test_any_other_run_runs_as_always(session_stack: Stack, deployment: tuple[st
     assert process.returncode == 0
     assert state(session_stack, run) == "COMPLETED"
     assert deployment[1].read_text() == "ran"
+
+
+def test_a_flow_that_deploy_left_in_the_image_is_found_there(session_stack: Stack, tmp_path: Path):
+    """`.deploy(image=...)` registers the folder in which the container starts, as `.`, and nothing to fetch."""
+    (tmp_path / "words.py").write_text("from prefect import flow\n\n@flow\ndef words():\n    return 3\n")
+    flow = session_stack.request("POST", "/flows/", {"name": "words"})
+    entry = {"name": f"image-{tmp_path.name}", "flow_id": flow["id"], "entrypoint": "words.py:words", "path": "."}
+    run = pending_run(session_stack, session_stack.request("POST", "/deployments/", entry)["id"])
+    process = started(session_stack, run, "--supervised", folder=tmp_path)
+    process.communicate(timeout=120)
+    assert (process.returncode, state(session_stack, run)) == (0, "COMPLETED")
 
 
 def test_without_an_api_prefects_engine_is_asked_as_always(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -67,3 +68,27 @@ def test_where_prefects_parts_are_others_its_command_is_run(
     monkeypatch.setattr("prefect.runner._flow_run_executor.FlowRunExecutorContext", other)
     supervising.main()
     assert commands == [["prefect", "flow-run", "execute"]]
+
+
+STEP = "prefect.deployments.steps.set_working_directory"
+
+
+@pytest.mark.parametrize(
+    ("registered", "theirs"),
+    [
+        ({"entrypoint": "words.py:words", "path": "."}, True),
+        ({"entrypoint": "words.py:words", "path": None}, True),
+        ({"entrypoint": "words.py:words", "path": "flows/shop"}, True),
+        ({"entrypoint": "words.py:words", "path": "/opt/flows"}, False),
+        ({"entrypoint": "words.py:words", "path": "shop", "storage_document_id": UUID(RUN)}, False),
+        ({"entrypoint": "shop.words.count", "path": "."}, False),
+        ({"entrypoint": "words.py:words", "path": ".", "pull_steps": [{STEP: {"directory": "/opt/flows"}}]}, False),
+        ({"entrypoint": "words.py:words", "pull_steps": [{STEP: {"directory": "shop"}}]}, True),
+        ({"entrypoint": "words.py:words", "pull_steps": [{"prefect.deployments.steps.git_clone": {}}]}, False),
+    ],
+)
+def test_code_that_is_named_relative_to_the_images_folder_is_left_to_prefects_command(
+    registered: dict[str, Any], theirs: bool
+) -> None:
+    found = SimpleNamespace(**{"path": None, "pull_steps": [], "storage_document_id": None, **registered})
+    assert supervising.needs_workspace(found) is theirs  # type: ignore[arg-type]
