@@ -20,7 +20,7 @@ from prefect.states import Cancelling
 from orchestrator.core.model import Phase, RunId
 from orchestrator.engine.connection import Connection
 from orchestrator.engine.gateway import CancelReply, Run
-from orchestrator.engine.translate import status_of
+from orchestrator.engine.translate import is_foreign, status_of
 from orchestrator.errors import EngineError
 
 CHUNK = 50  # the server refuses more per request
@@ -46,10 +46,16 @@ class Canceller:
     async def cancel(self, ids: Sequence[RunId]) -> Mapping[RunId, CancelReply]:
         """A reply for each run; one that Prefect could not take now has none (ask again)."""
         replies: dict[RunId, CancelReply] = {}
+        failed: EngineError | None = None
         for start in range(0, len(ids), CHUNK):
             if start:
                 await asyncio.sleep(_PAUSE_SECONDS)
-            replies.update(await self._cancel_chunk(ids[start : start + CHUNK]))
+            try:
+                replies.update(await self._cancel_chunk(ids[start : start + CHUNK]))
+            except EngineError as error:
+                failed = failed or error
+        if failed is not None and not replies:
+            raise failed
         return replies
 
     async def _cancel_chunk(self, ids: Sequence[RunId]) -> dict[RunId, CancelReply]:
@@ -84,7 +90,7 @@ class Canceller:
             try:
                 return await self._connection.call("cancel child runs", lambda client: _bulk(client, ids))
             except (EngineError, ObjectNotFound) as error:
-                if not isinstance(error, ObjectNotFound) and status_of(error) not in (404, 405, 422):
+                if is_foreign(error) or status_of(error) not in (404, 405, 422):
                     raise
                 self._in_bulk = False  # a server without that route; not asked for it again
         few = asyncio.Semaphore(_ONE_BY_ONE)

@@ -25,7 +25,15 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES
 
 from orchestrator.engine.masking import Masker
 from orchestrator.engine.pace import NotWantedError, Pace
-from orchestrator.engine.translate import TOO_MANY, BusyError, is_passing, is_unreachable, translate, was_turned_away
+from orchestrator.engine.translate import (
+    TOO_MANY,
+    BusyError,
+    is_foreign,
+    is_passing,
+    is_unreachable,
+    translate,
+    was_turned_away,
+)
 from orchestrator.errors import EngineUnavailableError, InternalError
 
 T = TypeVar("T")
@@ -95,9 +103,11 @@ class Connection:
             try:
                 with self.quick():
                     return await function(client)
-            except (ObjectNotFound, NotWantedError):
+            except NotWantedError:
                 raise
             except Exception as error:
+                if isinstance(error, ObjectNotFound) and not is_foreign(error):
+                    raise
                 if was_turned_away(error) and loop.time() < patient_until:
                     continue  # no failure: the pace holds the next one back for as long as Prefect wants
                 pause = next(left)

@@ -67,12 +67,12 @@ class Submitter:
                     return await self._ask(submission)
             except NotWantedError:
                 continue
-            except ObjectNotFound as error:
-                raise SubmissionRefusedError(
-                    f"the deployment {submission.deployment.name!r} does not exist any more; deploy it again."
-                ) from error
             except Exception as error:
                 if not is_passing(error):
+                    if isinstance(error, ObjectNotFound):
+                        raise SubmissionRefusedError(
+                            f"the deployment {submission.deployment.name!r} does not exist any more; deploy it again."
+                        ) from error
                     if isinstance(error, httpx.HTTPStatusError):
                         raise SubmissionRefusedError(
                             f"Prefect refused a child run of {submission.deployment.name!r}: {reason(error, masker)}"

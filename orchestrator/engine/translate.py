@@ -8,7 +8,7 @@ from __future__ import annotations
 from json import JSONDecodeError
 
 import httpx
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 from pydantic import ValidationError
 
@@ -42,6 +42,8 @@ def is_unreachable(error: BaseException) -> bool:
 
 def is_passing(error: BaseException) -> bool:
     """Whether asking again later can help."""
+    if is_foreign(error):
+        return True
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code in _PASSING
     return isinstance(error, (BusyError, httpx.TransportError, httpx.StreamError, OSError))
@@ -57,12 +59,31 @@ def was_turned_away(error: BaseException) -> bool:
     return (isinstance(error, BusyError) and error.status == TOO_MANY) or status_of(error) == TOO_MANY
 
 
+def is_foreign(error: BaseException) -> bool:
+    """Whether a 404 is not Prefect's: a proxy's, while it has no server behind it. Nothing is known to be missing then.
+
+    Source: prefect server/api/server.py and its routes, 3.8.8: each 404 of theirs has one of these two fields.
+    """
+    answer = _answer(error)
+    if answer is None or answer.status_code != 404:
+        return False
+    try:
+        said = answer.json()
+    except (ValueError, httpx.StreamError):
+        return True
+    return not (isinstance(said, dict) and {"detail", "exception_message"} & said.keys())
+
+
 def status_of(error: BaseException) -> int | None:
     """The HTTP status behind an error of Prefect's, or of ours that was raised from one."""
-    for seen in (error, error.__cause__):
-        if isinstance(seen, httpx.HTTPStatusError):
-            return seen.response.status_code
-    return None
+    answer = _answer(error)
+    return None if answer is None else answer.status_code
+
+
+def _answer(error: BaseException) -> httpx.Response | None:
+    causes = (error, error.http_exc if isinstance(error, ObjectNotFound) else None, error.__cause__)
+    found = (seen for seen in causes if isinstance(seen, httpx.HTTPStatusError))
+    return next((seen.response for seen in found), None)
 
 
 def reason(error: BaseException, masker: Masker) -> str:

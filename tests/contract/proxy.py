@@ -17,6 +17,7 @@ class Fault(StrEnum):
     LOST_REQUEST = "lost_request"  # cut before anything is passed on
     HTML = "html"  # a proxy's page, with status 200
     NO_ROUTE = "404"
+    FOREIGN = "404 of a proxy"  # that has no server behind it just now
     NOT_ALLOWED = "405"
     UNAUTHORIZED = "401"
 
@@ -26,7 +27,8 @@ _ANSWERS = {
     Fault.TOO_MANY: b"HTTP/1.1 429 Too Many\r\nRetry-After: 1\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
     Fault.HTML: b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\nConnection: close\r\n\r\n<html></html>",
     Fault.UNAUTHORIZED: b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
-    Fault.NO_ROUTE: b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
+    Fault.NO_ROUTE: b'HTTP/1.1 404 Not Found\r\nContent-Length: 22\r\nConnection: close\r\n\r\n{"detail":"Not Found"}',
+    Fault.FOREIGN: b"HTTP/1.1 404 Not Found\r\nContent-Length: 18\r\nConnection: close\r\n\r\n404 page not found",
     Fault.NOT_ALLOWED: b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
 }
 

@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import (
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from orchestrator.core.model import Phase, RunId
-from orchestrator.engine import submitting
+from orchestrator.engine import cancelling, submitting
 from orchestrator.engine.admin import open_admin
 from orchestrator.engine.gateway import CancelReply, Deployment, Submission
 from orchestrator.engine.parent import PrefectGateway
@@ -162,6 +162,45 @@ async def test_a_server_without_the_bulk_route_is_asked_one_by_one(
     assert replies == {run.id: CancelReply.CANCELLED, gone: CancelReply.GONE}
     assert again == {run.id: CancelReply.ENDED}
     assert len(proxy.seen) == 1
+
+
+async def test_a_proxy_without_a_server_behind_it_says_nothing_of_a_deployment(
+    gateway: PrefectGateway, proxy: Proxy, deployment: Deployment
+) -> None:
+    proxy.script.extend([Fault.FOREIGN, Fault.FOREIGN])
+    assert (await gateway.submit(submission(deployment))).phase is Phase.SCHEDULED
+    assert len(proxy.seen) >= 3
+
+
+async def test_nor_of_the_runs_that_are_to_be_cancelled(stack: Stack, deployment: Deployment) -> None:
+    async with proxied(stack.api_url, only="/api/flow_runs/") as proxy:
+        with temporary_settings({PREFECT_API_URL: proxy.url}):
+            gateway = PrefectGateway()
+            run = await gateway.submit(submission(deployment))
+            proxy.always = Fault.FOREIGN
+            with pytest.raises(EngineUnavailableError):
+                await gateway.request_cancel([run.id])
+            proxy.always = None
+            assert await gateway.request_cancel([run.id]) == {run.id: CancelReply.CANCELLED}
+            await gateway.close()
+    assert "bulk_set_state" in proxy.seen[-1][1], "the route is not taken for missing"
+
+
+async def test_what_prefect_took_before_it_was_away_is_told(
+    stack: Stack, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancelling, "CHUNK", 2)
+    gateway = PrefectGateway()
+    runs = [(await gateway.submit(submission(deployment))).id for _ in range(4)]
+    await gateway.close()
+    async with proxied(stack.api_url, only="/api/flow_runs/") as proxy:
+        proxy.script.append(None)
+        proxy.always = Fault.BUSY
+        with temporary_settings({PREFECT_API_URL: proxy.url}):
+            gateway = PrefectGateway()
+            replies = await gateway.request_cancel(runs)
+            await gateway.close()
+    assert replies == dict.fromkeys(runs[:2], CancelReply.CANCELLED)
 
 
 class Slow(Proxy):
