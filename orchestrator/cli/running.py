@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -27,6 +28,7 @@ from orchestrator.core.model import StopCause, StopMode, StopRecord
 from orchestrator.core.report import Report
 from orchestrator.errors import ConfigurationError, JobNotFoundError, OrchestratorError
 from orchestrator.store import JobFolder, check_job_id, job_folder_url
+from orchestrator.store.bounded import within
 from orchestrator.store.jsonl import decode_json
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.flows.requests import RequestPlan
 
 T = TypeVar("T")
+STOP_SECONDS = 3.0  # that an interrupt waits for the stop to be written
 
 
 class LeftError(OrchestratorError):
@@ -84,6 +87,8 @@ def deployment_of(text: str | None) -> str | dict[str, str]:
 def stoppable(work: Callable[[], T], folder: Callable[[], JobFolder | None]) -> T:
     """Do the work in a thread; Ctrl-C (or SIGTERM) stops the job through its folder and goes on waiting for its report.
 
+    A folder that is away is written to as soon as it is back.
+
     Args:
         folder: The job's folder; None as long as the job does not exist, then an interrupt just leaves.
 
@@ -98,6 +103,19 @@ def stoppable(work: Callable[[], T], folder: Callable[[], JobFolder | None]) -> 
         except BaseException as e:  # noqa: BLE001 - whatever ended the work reaches the caller
             future.set_exception(e)
 
+    def ask() -> bool:
+        if (found := folder()) is None:
+            return False
+        found.request_stop(StopRecord(StopMode.CANCEL, StopCause.REQUESTED, "Ctrl-C", "command line"))
+        return True
+
+    def ask_again() -> None:
+        while not future.done():
+            with suppress(OrchestratorError, OSError):
+                ask()
+                return
+            time.sleep(1.0)
+
     interrupts = 0
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -105,10 +123,16 @@ def stoppable(work: Callable[[], T], folder: Callable[[], JobFolder | None]) -> 
         interrupts += 1
         if interrupts > 1:
             raise LeftError("left; the job is being stopped, `orchestrator status` shows how far it is")
-        if (found := folder()) is None:
+        leave = "Ctrl-C again leaves without waiting for the report"
+        try:
+            exists = within(STOP_SECONDS, ask)
+        except (OrchestratorError, OSError) as e:
+            say(f"the stop cannot be written yet ({e}); it is tried until it can; {leave}")
+            threading.Thread(target=ask_again, name="stop", daemon=True).start()
+            return
+        if not exists:
             raise LeftError("interrupted before the job was created")
-        found.request_stop(StopRecord(StopMode.CANCEL, StopCause.REQUESTED, "Ctrl-C", "command line"))
-        say("stopping the job: child runs are being cancelled; Ctrl-C again leaves without waiting for the report")
+        say(f"stopping the job: child runs are being cancelled; {leave}")
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -226,7 +226,7 @@ class Reactor:
     def _write_stop(self, record: StopRecord) -> None:
         """Before anything else, and without giving way: children obey what is written."""
         try:
-            self._job.folder.request_stop(record)
+            self._io.at_once(self._job.folder.request_stop, record)
             passed(Boundary.DRAIN_WRITTEN if record.mode is StopMode.DRAIN else Boundary.STOP_WRITTEN)
         except (OrchestratorError, OSError) as e:
             self._log.error("The stop could not be written yet: %s", e)

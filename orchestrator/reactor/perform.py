@@ -25,6 +25,7 @@ from orchestrator.errors import (
 from orchestrator.reactor.boundaries import Boundary, passed
 from orchestrator.reactor.job import Job
 from orchestrator.reactor.reach import Reach
+from orchestrator.store.bounded import within
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 DAMAGED_SECONDS = 10.0  # how long a job folder that cannot be understood is read again
 STOPPING_SECONDS = 30.0  # and one that is away, once the job stops
+AT_ONCE_SECONDS = 3.0  # most that a stop waits for its own writing down
 
 
 class Io:
@@ -44,6 +46,16 @@ class Io:
         if self._pool is None:
             return function(*args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
+
+    def at_once(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Before anything else happens on the loop; not for long, whatever the storage does.
+
+        Raises:
+            TimeoutError: it did not end in that time, and may still.
+        """
+        if self._pool is None:
+            return function(*args, **kwargs)
+        return within(AT_ONCE_SECONDS, function, *args, **kwargs)
 
     def close(self) -> None:
         if self._pool is not None:

@@ -24,6 +24,8 @@ from orchestrator.reactor.boundaries import Boundary, passed
 from orchestrator.reactor.heart import Heart
 from orchestrator.reactor.job import Job
 from orchestrator.reactor.loop import Reactor
+from orchestrator.reactor.perform import AT_ONCE_SECONDS
+from orchestrator.store.bounded import within
 
 
 def is_our_fault(error: BaseException) -> bool:
@@ -69,10 +71,10 @@ class JobThread:
     def request_stop(self, record: StopRecord) -> None:
         """Stop the job: written into its folder at once, in the calling thread, then told to the reactor.
 
-        Where it cannot be written now, the reactor goes on trying.
+        Where it cannot be written now, or the storage does not answer, the reactor goes on trying.
         """
         try:
-            self._job.folder.request_stop(record)
+            within(AT_ONCE_SECONDS, self._job.folder.request_stop, record)
             written = True
         except (OrchestratorError, OSError):
             written = False

@@ -16,7 +16,7 @@ from orchestrator.cli.progress import LiveProgress, counts, flying, pace
 from orchestrator.cli.running import LeftError, deployment_of, parameters_of, request_of, stoppable
 from orchestrator.cli.terminal import say
 from orchestrator.core.model import Failure, StopMode
-from orchestrator.errors import ConfigurationError
+from orchestrator.errors import ConfigurationError, StoreUnavailableError
 from orchestrator.reactor.view import JobView
 from orchestrator.store import JobFolder
 
@@ -79,6 +79,33 @@ def test_the_first_interrupt_writes_a_stop_and_waits_for_the_end(
     assert stop is not None
     assert stop.mode is StopMode.CANCEL
     assert "stopping the job" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["raises", "does not answer"])
+def test_an_interrupt_while_the_storage_is_away_is_written_as_soon_as_it_is_back(
+    silent: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.cli.running.STOP_SECONDS", 0.2)
+    folder, over, tries = JobFolder(str(tmp_path)), threading.Event(), 0
+
+    def away() -> JobFolder:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            if silent:
+                over.wait(20)
+            raise StoreUnavailableError("the disk is full")
+        return folder
+
+    def work() -> str:
+        while folder.read_stop() is None:
+            time.sleep(0.01)
+        return "report"
+
+    _interrupt_soon()
+    assert stoppable(work, away) == "report"
+    over.set()
+    assert "the stop cannot be written yet" in capsys.readouterr().err
 
 
 def test_the_second_interrupt_leaves(tmp_path: Path) -> None:

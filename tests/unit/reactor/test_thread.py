@@ -101,6 +101,31 @@ def test_a_stop_that_cannot_be_written_by_the_caller_is_written_by_the_reactor(m
     assert job.job.folder.read_stop() == STOP
 
 
+def test_a_stop_reaches_the_reactor_although_the_storage_does_not_answer(monkeypatch):
+    monkeypatch.setattr("orchestrator.reactor.thread.AT_ONCE_SECONDS", 0.2)
+    monkeypatch.setattr("orchestrator.reactor.perform.AT_ONCE_SECONDS", 0.2)
+    job = prepared(items=1000)
+    thread = thread_of(job, seconds=0.02)
+    future = thread.start()
+    eventually(lambda: job.job.folder.attempts(), 10, "a child run")
+    write, silent, back = job.job.folder.request_stop, [], threading.Event()
+
+    def hangs(record: StopRecord) -> StopRecord:
+        silent.append(record)
+        if not back.wait(20):
+            raise AssertionError("nobody went on without it")
+        return write(record)
+
+    monkeypatch.setattr(job.job.folder, "request_stop", hangs)
+    thread.request_stop(STOP)
+    assert not back.is_set(), "whoever asks is not held up"
+    eventually(lambda: thread._reactor is not None and thread._reactor.state.stop == STOP, 10, "the reactor stops")
+    eventually(lambda: len(silent) >= 2, 10, "it writes the stop as well")
+    back.set()
+    assert future.result(timeout=30).verdict is Verdict.CANCELLED
+    assert job.job.folder.read_stop() == STOP
+
+
 def test_an_abandoned_job_ends_without_a_stop_and_without_a_report():
     job = prepared(items=1000)
     thread = thread_of(job, seconds=0.02)
