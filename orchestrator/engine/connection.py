@@ -24,7 +24,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES
 
 from orchestrator.engine.masking import Masker
-from orchestrator.engine.pace import NotWantedError, Pace
+from orchestrator.engine.pace import NotWantedError, Pace, is_urgent
 from orchestrator.engine.translate import (
     TOO_MANY,
     BusyError,
@@ -39,7 +39,7 @@ from orchestrator.errors import EngineUnavailableError, InternalError
 T = TypeVar("T")
 
 READ_PAUSES = (0.2, 0.6, 1.5)
-_LONGEST_PAUSE = 60.0
+_LONGEST_PAUSE, _LONGEST_URGENT_PAUSE = 60.0, 4.0
 _PATIENCE_SECONDS = 600.0  # with a server that answers nothing but 429
 _BUSY = frozenset({408, 429, 502, 503})
 _quick: ContextVar[bool] = ContextVar("quick", default=False)
@@ -153,9 +153,14 @@ class Connection:
 
 
 def pause_before_retry(error: BaseException, pause: float) -> float:
-    """Seconds to wait: what the server asks for, else `pause` with jitter, so that many callers do not meet again."""
+    """Seconds to wait: what the server asks for, else `pause` with jitter, so that many callers do not meet again.
+
+    A stop has half a minute: it asks again sooner than a server that is busy may want (one that counts requests says so
+    by another answer, which `Pace` takes).
+    """
     if isinstance(error, BusyError) and error.retry_after is not None:
-        return min(_LONGEST_PAUSE, error.retry_after) * random.uniform(1.0, 1.2)
+        longest = _LONGEST_URGENT_PAUSE if is_urgent() else _LONGEST_PAUSE
+        return min(longest, error.retry_after) * random.uniform(1.0, 1.2)
     return pause * random.uniform(0.5, 1.5)
 
 

@@ -80,6 +80,11 @@ def asking(need: Need, wanted: Callable[[], bool] = _always) -> Iterator[None]:
         _given.reset(tokens[1])
 
 
+def is_urgent() -> bool:
+    """Whether what is asked for now stops child runs, or confirms that they stop."""
+    return _asking.get()[0] <= Need.CONFIRM
+
+
 async def reading(ask: Callable[[], Awaitable[T]], stopping: Callable[[], bool]) -> T:
     """The answer to a reading. Once child runs are to be stopped it is wanted to confirm that: one that waits for its
     turn then is given up and asked anew, as what is urgent."""
@@ -132,6 +137,7 @@ class Pace:
         self._tokens, self._refilled_at, self._reserve, self.burst, self.rate = 0.0, 0.0, 0, 0, 0.0
         self._sent: deque[float] = deque()  # when, of those of the last minute
         self._is_new = False  # the budget: what was sent before it is not held against it yet
+        self._begins = False  # nor will be
         self.limit(per_minute)
 
     def limit(self, per_minute: int | None) -> None:
@@ -149,9 +155,14 @@ class Pace:
         self._tokens = min(float(self.burst), self._tokens)
 
     def lower(self, per_minute: int | None) -> None:
-        """From now on the budget is no more than this."""
+        """From now on the budget is no more than this; one that comes to where there was none begins now.
+
+        What all jobs sent before would else hold up the cancels of all of them, for a minute, for the sake of one.
+        """
         if per_minute is not None and (self.per_minute is None or per_minute < self.per_minute):
+            begins = self.per_minute is None
             self.limit(per_minute)
+            self._begins = self._begins or begins
 
     def share(self) -> None:
         """From now on turns are given in the loop that runs; whoever asks in another thread's loop waits for it there.
@@ -214,8 +225,10 @@ class Pace:
             self._sent = deque(min(at, now) for at in self._sent)
         while self._sent and now - self._sent[0] >= WINDOW_SECONDS:
             self._sent.popleft()
-        if self._is_new:
-            self._tokens, self._is_new = float(self.burst - len(self._sent)), False
+        if self._begins:
+            self._sent.clear()
+        if self._is_new or self._begins:
+            self._tokens, self._is_new, self._begins = float(self.burst - len(self._sent)), False, False
         elif self.per_minute is not None:
             self._tokens = min(float(self.burst), self._tokens + max(0.0, now - self._refilled_at) * self.rate)
         self._refilled_at = now

@@ -26,6 +26,7 @@ SECONDS_PER_REQUEST = 2.0  # of readings of very many runs: half of the 60 reque
 CHILDREN_PER_SECOND = 20  # whose progress is read anew: each gives news once in a tenth of a second times their number
 READING_SHARE, STOPPING_SHARE = 0.25, 0.75  # of a budget of requests; once nothing is created any more, most of it
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 300.0  # between two waits for one child
+SOON_SECONDS = 0.5  # after a nudge the next reading: several waits often end together
 DIED_CHARS = 200  # most of how a run died
 SAID_CHARS = 1200  # most of why one does not reach the job folder
 logger = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ class Watch:
         self._poll, self._max_waits = poll_seconds, max_waits
         self._own, self._cancelled, self._own_ran = own, cancelled, False
         self._waits: dict[int, asyncio.Task[None]] = {}
-        self._missed: dict[RunId, int] = {}
+        self._soon = min(SOON_SECONDS, poll_seconds)
+        self._missed: dict[RunId, float] = {}  # runs that were not returned: when that was seen first
         self._nudged = asyncio.Event()
         self._last_news = 0.0
         self._pages, self._cost = 1, 1  # requests of the last reading: for the runs alone, with their progress
@@ -141,7 +143,7 @@ class Watch:
                 return
             self._nudged.clear()
             if not nudged:
-                due, nudged = loop.time() + min(0.5, self._poll), True  # several waits often end together
+                due, nudged = loop.time() + self._soon, True
 
     async def read_once(self) -> None:
         """One reading of every child in flight, and of the progress of those that run."""
@@ -161,9 +163,10 @@ class Watch:
         for run_id, (batch, attempt) in asked.items():
             seen = runs.get(run_id)
             if seen is None:
-                # Twice, because a replica may lag behind the server that created it.
-                self._missed[run_id] = self._missed.get(run_id, 0) + 1
-                if self._missed[run_id] >= 2:
+                # Twice, because a replica may lag behind the server that created it; and not at the same moment, when a
+                # reading that waited for its turn is asked anew.
+                now = asyncio.get_running_loop().time()
+                if now - self._missed.setdefault(run_id, now) >= self._soon / 2:
                     del self._missed[run_id]
                     self._news(ev.RunVanished(batch, attempt))
                 else:

@@ -339,6 +339,22 @@ def test_a_shared_budget_can_be_lowered_and_not_raised():
     assert [(pace.lower(asked), pace.per_minute)[1] for asked in (None, 60, 100, None, 30)] == [None, 60, 60, 60, 30]
 
 
+def test_what_several_jobs_sent_before_one_of_them_brought_a_budget_holds_up_nobodys_cancels():
+    pace, taken = Pace(), []
+
+    async def whole() -> None:
+        for _ in range(100):
+            await take(pace, Need.READ, taken)
+        pace.lower(20)
+        await asyncio.gather(*(take(pace, need, taken) for need in (Need.CANCEL, Need.CONFIRM, Need.READ)))
+        del taken[:100]
+        await asyncio.gather(*(take(pace, Need.CREATE, taken) for _ in range(40)))
+
+    virtual.run(whole())
+    assert taken[2][0] < 30, "all three within half a minute"
+    assert most_within([at for at, _ in taken], 60.0) <= 20, "from then on it is kept"
+
+
 def in_loops(pace: Pace, *work: Callable[[], Awaitable[None]]) -> None:
     for one in work:
         virtual.run(one())  # type: ignore[arg-type]

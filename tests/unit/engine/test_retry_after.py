@@ -7,7 +7,9 @@ from email.utils import format_datetime
 
 import pytest
 
-from orchestrator.engine.connection import _retry_after
+from orchestrator.engine.connection import _retry_after, pause_before_retry
+from orchestrator.engine.pace import Need, asking
+from orchestrator.engine.translate import BusyError
 
 
 @pytest.mark.parametrize(("said", "seconds"), [("7", 7.0), ("0", 0.0), ("-3", 0.0), ("1.5", 1.5), ("", None),
@@ -24,3 +26,10 @@ def test_a_date_is_so_many_seconds_away() -> None:
 
 def test_nothing_said_is_nothing() -> None:
     assert _retry_after({}) is None
+
+
+@pytest.mark.parametrize(("need", "least", "most"), [(Need.CANCEL, 4, 5), (Need.CONFIRM, 4, 5), (Need.READ, 30, 36)])
+def test_a_stop_waits_for_a_busy_server_for_seconds_whatever_that_asks_for(need: Need, least: int, most: int) -> None:
+    with asking(need):
+        assert least <= pause_before_retry(BusyError(503, 30.0), 0.2) <= most
+        assert pause_before_retry(BusyError(503, 0.5), 0.2) <= 0.6

@@ -186,6 +186,25 @@ def test_a_run_that_is_missed_once_is_not_gone():
     assert not any(isinstance(event, ev.RunVanished) for event in posted)
 
 
+def test_two_readings_at_the_same_moment_find_a_run_missing_once():
+    """A reading that waits for its turn is asked anew when a stop comes."""
+    play, gateway = flying(1)
+    gateway.phases.clear()
+    posted: list[ev.Event] = []
+
+    async def whole() -> int:
+        watch = Watch(play.state, gateway, posted.append, poll_seconds=3.0, max_waits=0)
+        await watch.read_once()
+        await watch.read_once()
+        at_once = len(posted)
+        await asyncio.sleep(0.5)
+        await watch.read_once()
+        return at_once
+
+    assert run_virtually(whole()) == 0
+    assert posted == [ev.RunVanished(0, 0)]
+
+
 def test_progress_is_asked_of_runs_that_run_and_posted_once():
     play, gateway = flying(2, Phase.RUNNING)
     gateway.news = [Progress(0, 0, 1, Counts(2)), Progress(0, 0, 2, Counts(3)), Progress(1, 7, 1, Counts(1)),
