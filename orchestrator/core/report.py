@@ -236,7 +236,7 @@ def build_report(
         api_requests=api_requests,
         storage=storage,
         url=url,
-        notes=(*state.standing.changes, *state.notes),
+        notes=(*state.standing.changes, *state.all_notes()),
         retry_of=retry_of,
     )
 

@@ -286,7 +286,7 @@ def _try_again(state: State, batch: BatchState, reason: str) -> list[Command]:
         return settle(state, batch, outcome, reason)
     if batch.attempt >= (MOST_ATTEMPTS if _is_worth_another(state, batch) else state.setup.batch_retries):
         outcome = BatchOutcome.FAILED if batch.phase is Phase.FAILED else BatchOutcome.CRASHED
-        state.note(f"batch {batch.index + 1} was given up after {_attempts(batch.attempt + 1)}: {reason}")
+        state.note_given_up(f"batch {batch.index + 1} was given up after {_attempts(batch.attempt + 1)}: {reason}")
         return settle(state, batch, outcome, reason)
     lost = batch.attempt
     batch.attempt += 1

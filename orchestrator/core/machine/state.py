@@ -13,6 +13,8 @@ from orchestrator.core.model import BatchOutcome, Counts, Phase, Reading, RunId,
 from orchestrator.core.tally import Tally
 from orchestrator.errors import InvalidTransitionError
 
+GIVEN_UP_NOTES = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Setup:
@@ -115,6 +117,7 @@ class State:
         self.stood_down = False
         self.max_in_flight_seen = 0
         self.notes: list[str] = []  # what a person should read in the report, at most 100
+        self.given_up = 0  # batches that ran out of attempts; of the first few there is a note
 
     @property
     def window(self) -> int:
@@ -140,6 +143,19 @@ class State:
     def note(self, text: str) -> None:
         if len(self.notes) < 100:
             self.notes.append(text)
+
+    def note_given_up(self, text: str) -> None:
+        """A batch ran out of attempts: where very many do, that must not crowd out what is rare."""
+        self.given_up += 1
+        if self.given_up <= GIVEN_UP_NOTES:
+            self.note(text)
+
+    def all_notes(self) -> list[str]:
+        """What the report says besides its numbers."""
+        more = self.given_up - GIVEN_UP_NOTES
+        if more <= 0:
+            return self.notes
+        return [*self.notes, "one more batch was given up" if more == 1 else f"{more:,} more batches were given up"]
 
     def move(self, batch: BatchState, to: Stage) -> None:
         """Put a batch into a stage, and keep what is derived from stages."""

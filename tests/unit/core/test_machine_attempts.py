@@ -86,6 +86,19 @@ def test_why_a_batch_was_given_up_is_for_people_to_read():
     assert note.endswith("(no such image)")
 
 
+def test_very_many_batches_that_are_given_up_do_not_crowd_out_what_else_is_to_be_said():
+    play = Play(*[1] * 150, batch_retries=0, max_in_flight=150, submit_concurrency=150)
+    for batch in range(150):
+        play.submitted(batch, Phase.RUNNING)
+    for batch in range(149):
+        play.ends(lost(0, 1), batch, phase=Phase.CRASHED)
+    play.ends(lost(0, 1), 149, phase=Phase.CANCELLED)
+    *given_up, cancelled, more = play.state.all_notes()
+    assert len(given_up) == 10
+    assert "batch 150 was cancelled by someone else" in cancelled
+    assert more == "139 more batches were given up"
+
+
 def test_lost_batches_wait_their_turn_in_the_order_they_were_lost():
     play = Play(1, 1, 1, 1, max_in_flight=2, submit_concurrency=2)
     play.submitted(0, Phase.RUNNING)
