@@ -148,6 +148,17 @@ def test_servers_alone_know_the_database(compose: Compose) -> None:
         assert compose.secrets["REDIS_PASSWORD"] not in environment
 
 
+def test_links_lead_to_the_address_of_browsers_and_the_shells_own_storage_is_another_matter(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(compose.environment, "ORCHESTRATOR_STORAGE", "/home/me/jobs")
+    services = compose.config()["services"]
+    for service in ("setup", "worker-process", "worker-docker"):
+        environment = services[service]["environment"]
+        assert environment["PREFECT_UI_URL"] == compose.settings["PUBLIC_URL"]
+        assert environment["ORCHESTRATOR_STORAGE"] == "/jobs"
+
+
 def test_no_secret_stands_on_a_command_line(compose: Compose) -> None:
     """Where `ps` shows it to everybody on the machine: of what runs now, and of what was started and is over."""
     for container in compose.containers():
@@ -301,7 +312,7 @@ def test_containers_of_a_second_machine_have_a_pool_of_their_own(compose: Compos
     with s3_server() as s3:
         block = BLOCK.format(settings=s3.block_settings("AKIASECOND", "second-block-secret"))
         compose.run("-c", block, entrypoint="python")
-        compose.write_environment(ORCHESTRATOR_STORAGE="block:remote-file-system/second")
+        compose.write_environment(JOB_STORAGE="block:remote-file-system/second")
         try:
             compose.up()
             variable = f" --job-variable '{json.dumps({'labels': {JOBS_LABEL: compose.project}})}'"
