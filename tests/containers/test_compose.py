@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,11 @@ from ipaddress import ip_address
 import psutil
 import pytest
 import websockets
+import yaml
 from websockets.exceptions import ConnectionClosed
 
 from orchestrator.stack.containers import IMAGE
-from tests.containers.compose import JOBS_LABEL, SERVICE_LABEL, Compose, ComposeError, section
+from tests.containers.compose import JOBS_LABEL, SERVICE_LABEL, Compose, ComposeError, compose_program, section
 from tests.containers.engine import TEST_LABEL, Engine, program
 from tests.integration.job_support import TERMINAL
 from tests.s3server import s3_server
@@ -148,11 +150,12 @@ def test_servers_alone_know_the_database(compose: Compose) -> None:
         assert compose.secrets["REDIS_PASSWORD"] not in environment
 
 
-def test_links_lead_to_the_address_of_browsers_and_the_shells_own_storage_is_another_matter(
-    compose: Compose, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(compose.environment, "ORCHESTRATOR_STORAGE", "/home/me/jobs")
-    services = compose.config()["services"]
+def test_links_lead_to_the_address_of_browsers_and_the_shells_own_storage_is_another_matter(compose: Compose) -> None:
+    shell = compose.environment | {"ORCHESTRATOR_STORAGE": "/home/me/jobs"}
+    done = subprocess.run(
+        [*compose_program(), "config"], cwd=compose.folder, env=shell, capture_output=True, text=True, check=True
+    )
+    services = yaml.safe_load(done.stdout)["services"]
     for service in ("setup", "worker-process", "worker-docker"):
         environment = services[service]["environment"]
         assert environment["PREFECT_UI_URL"] == compose.settings["PUBLIC_URL"]
