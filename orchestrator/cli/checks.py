@@ -94,7 +94,8 @@ async def _storage(found: Findings, storage: str | None) -> str | None:
     except (ConfigurationError, StoreUnavailableError) as e:
         found.problem(str(e))
         return None
-    kind = "a folder of this machine: child runs must start on it (process pools)" if local else "shared storage"
+    here = "a folder of this machine: child runs must start on it, as processes or in containers that mount it"
+    kind = here if local else "shared storage"
     found.ok(f"job folders can be written to {root}, {kind}")
     return root
 

@@ -130,6 +130,7 @@ def up(
         home, port, pool=pool, pool_limit=limit, settings=settings, database=database, redis=redis, docker=containers
     )  # fmt: skip
     with ended_by_sigterm(), wanted_stack as stack:
+        say("registering the parent" + (f" and the deployments of {prefect_file}" if prefect_file is not None else ""))
         deployed = deploy_all(stack, prefect_file)
         try:
             _announce(stack, deployed, json)
