@@ -153,11 +153,11 @@ def _known_secrets() -> Iterator[str]:
         pass  # Prefect refuses it, too
 
 
-def _header_secrets(headers: Mapping[str, str]) -> Iterator[str]:
+def _header_secrets(headers: Mapping[str, Any]) -> Iterator[str]:
     """Of `Authorization: Bearer TOKEN` the token; Prefect takes such headers for no secret."""
     for name, value in headers.items():
         if any(word in name.lower() for word in _SECRET_HEADERS):
-            yield from (value, value.rpartition(" ")[2])
+            yield from (str(value), str(value).rpartition(" ")[2])
 
 
 def _setting_secrets(settings: BaseModel) -> Iterator[str]:

@@ -130,7 +130,7 @@ class Watch:
         """
         loop = asyncio.get_running_loop()
         quiet = loop.time() - self._last_news > QUIET_SECONDS
-        pause = max(self._poll, self._pages * SECONDS_PER_REQUEST)
+        pause = max(self._poll, self._pages * SECONDS_PER_REQUEST if self._pages > 1 else 0.0)
         due, nudged = loop.time() + pause * (2 if quiet else 1), False
         while True:
             share = READING_SHARE if self._state.stop is None else STOPPING_SHARE
