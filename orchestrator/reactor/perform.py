@@ -175,7 +175,10 @@ class Performer:
         while True:
             try:
                 reading = await self._io(read_attempt, self._job, batch, attempt, command.phase, command.how)
-                stop = await self._io(self._job.folder.read_stop) if reading.reason is EndReason.STOPPED else None
+                stopped = reading.reason is EndReason.STOPPED or (
+                    reading.reason is None and command.phase is Phase.CANCELLED  # perhaps before its ledger was opened
+                )
+                stop = await self._io(self._job.folder.read_stop) if stopped else None
             except (OrchestratorError, OSError) as e:
                 if loop.time() - began >= self._patience(e):
                     self._post(ev.CloseFailed(batch, attempt, self._job.mask(str(e))))

@@ -254,6 +254,24 @@ def test_a_stop_that_the_children_see_before_the_parent_does_still_makes_the_job
     assert simulation.report.exit_code == 4
 
 
+def test_a_child_that_finds_the_stop_before_it_begins_tells_the_parent_of_it():
+    """Until its next look the parent takes the child's end for a free place, and its cancel for somebody else's."""
+    stopped: list[tuple[SimulatedEngine, float]] = []
+
+    async def stop(reactor: Reactor) -> None:
+        await asyncio.sleep(10 * reactor._job.times.fence + 0.01)  # just after a look
+        reactor._job.folder.request_stop(StopRecord(StopMode.CANCEL, StopCause.REQUESTED, "from the shell", "cli"))
+        stopped.append((engine, asyncio.get_running_loop().time()))
+
+    latencies = Latencies(request=0.0, pickup=0.1, start=0.1, news=0.01)
+    engine = SimulatedEngine(SimulatedBatches(lambda item: item, seconds_per_item=0.1), latencies=latencies)
+    simulation = run_on(engine, 4000, batch_size=1, meanwhile=stop, settings=Settings(fence_seconds=5))
+    ((engine, at),) = stopped
+    assert engine.created_after(at + 0.3) == 0
+    assert simulation.report.verdict is Verdict.CANCELLED
+    assert not [note for note in simulation.report.notes if "someone else" in note]
+
+
 def test_a_creation_that_comes_down_after_the_deadline_is_cancelled():
     """The answer to it arrives together with the last ledger: nobody is left to wait for its child."""
     faults = Faults()
