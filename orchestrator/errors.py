@@ -156,11 +156,16 @@ class EngineUnavailableError(EngineError):
 
 
 class SubmissionUnknownError(EngineError):
-    """A creation was sent and nobody knows whether it was carried out; `key` is its idempotency key."""
+    """A creation was sent and nobody knows whether it was carried out.
 
-    def __init__(self, message: str, *, key: str) -> None:
+    Args:
+        key: Its idempotency key.
+        over: No request is on its way any more: whether there is a run of that key now decides.
+    """
+
+    def __init__(self, message: str, *, key: str, over: bool = False) -> None:
         super().__init__(message)
-        self.key = key
+        self.key, self.over = key, over
 
 
 class SubmissionRefusedError(EngineError):

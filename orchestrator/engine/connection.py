@@ -149,7 +149,9 @@ class Connection:
     async def _turn_away(self, response: httpx.Response) -> None:
         self.turned_away(response.status_code, response.headers)
         if _quick.get() and response.status_code in _BUSY:
-            raise BusyError(response.status_code, _retry_after(response.headers))
+            # Prefect answers in JSON. Source: prefect server/api/server.py `custom_internal_exception_handler`, 3.8.8.
+            is_prefects = response.headers.get("Content-Type", "").startswith("application/json")
+            raise BusyError(response.status_code, _retry_after(response.headers), is_prefects=is_prefects)
 
 
 def pause_before_retry(error: BaseException, pause: float) -> float:

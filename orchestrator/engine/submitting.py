@@ -19,6 +19,7 @@ from orchestrator.engine.connection import Connection, pause_before_retry
 from orchestrator.engine.gateway import Submission, always
 from orchestrator.engine.pace import Need, NotWantedError, asking
 from orchestrator.engine.translate import (
+    BusyError,
     is_passing,
     is_unreachable,
     reason,
@@ -53,14 +54,15 @@ class Submitter:
     async def _create(self, submission: Submission, wanted: Callable[[], bool]) -> PrefectRun:
         loop = asyncio.get_running_loop()
         deadline: float | None = None  # from the first failure on: a creation may wait long for its turn
-        pause, maybe_sent = _FIRST_PAUSE, False
+        pause, maybe_sent, over = _FIRST_PAUSE, False, True
         masker = self._connection.masker
         while True:
             if not wanted():  # it waited for its turn, or for a database that is locked, and the job stopped meanwhile
                 if maybe_sent:
                     raise SubmissionUnknownError(
-                        "the creation was given up: nobody knows whether the child run exists", key=submission.key
-                    )
+                        "the creation was given up: nobody knows whether the child run exists",
+                        key=submission.key, over=over,
+                    )  # fmt: skip
                 raise EngineUnavailableError("no child run is wanted any more; none was created")
             try:
                 with asking(Need.CREATE, wanted):
@@ -80,15 +82,18 @@ class Submitter:
                     raise translate(error, "create a child run", masker) from error
                 if was_turned_away(error):
                     continue  # it did nothing, and the next try waits for as long as Prefect wants
-                maybe_sent = maybe_sent or not was_never_sent(error)
+                if not was_never_sent(error):
+                    maybe_sent = True
+                    over = over and isinstance(error, BusyError) and error.is_prefects
                 deadline = deadline or loop.time() + _BUDGET_SECONDS
                 # Tried long enough: a timeout took its minute already, and without a server there is no hurry.
-                over = isinstance(error, httpx.TimeoutException) or is_unreachable(error)
-                if over or loop.time() + pause > deadline:
+                hopeless = isinstance(error, httpx.TimeoutException) or is_unreachable(error)
+                if hopeless or loop.time() + pause > deadline:
                     if maybe_sent:
                         raise SubmissionUnknownError(
-                            f"nobody knows whether a child run was created: {reason(error, masker)}", key=submission.key
-                        ) from error
+                            f"nobody knows whether a child run was created: {reason(error, masker)}",
+                            key=submission.key, over=over,
+                        ) from error  # fmt: skip
                     raise translate(error, "create a child run", masker) from error
                 await asyncio.sleep(pause_before_retry(error, pause))
                 pause = min(_LONGEST_PAUSE, pause * 2)

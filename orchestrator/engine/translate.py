@@ -28,11 +28,12 @@ class BusyError(Exception):
     Args:
         status: 408, 429, 502 or 503.
         retry_after: Seconds the server asks to wait; None when it does not say.
+        is_prefects: Prefect itself says so, no proxy: what was asked for is not under way any more.
     """
 
-    def __init__(self, status: int, retry_after: float | None) -> None:
+    def __init__(self, status: int, retry_after: float | None, *, is_prefects: bool = False) -> None:
         super().__init__(f"HTTP {status}")
-        self.status, self.retry_after = status, retry_after
+        self.status, self.retry_after, self.is_prefects = status, retry_after, is_prefects
 
 
 def is_unreachable(error: BaseException) -> bool:

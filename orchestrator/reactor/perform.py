@@ -94,9 +94,12 @@ class Performer:
                 return
             passed(Boundary.SUBMIT_READY)
             run = await self._gateway.submit(submission, lambda: not self._stopping())
-        except SubmissionUnknownError:
+        except SubmissionUnknownError as e:
             passed(Boundary.SUBMIT_LOST)
-            self._post(ev.SubmissionLost(batch, attempt))
+            if e.over:
+                await self.resolve(ev.Resolve(batch, attempt), is_over=True)
+            else:
+                self._post(ev.SubmissionLost(batch, attempt))
         except SubmissionRefusedError as e:
             self._post(ev.SubmissionRefused(batch, attempt, self._job.mask(str(e))))
         except (EngineUnavailableError, StoreUnavailableError) as e:
@@ -109,7 +112,13 @@ class Performer:
             passed(Boundary.SUBMIT_ANSWERED)
             self._post(ev.Submitted(batch, attempt, run.id, run.phase, run.started))
 
-    async def resolve(self, command: ev.Resolve) -> None:
+    async def resolve(self, command: ev.Resolve, *, is_over: bool = False) -> None:
+        """Ask whether a creation of unknown outcome was carried out.
+
+        Args:
+            is_over: It is not on its way any more: what is not there now was not created. The job still takes it for
+                one that is being submitted.
+        """
         batch, attempt = command.batch, command.attempt
         key = self._job.key(batch, attempt)
         passed(Boundary.RESOLVE_READY)
@@ -117,11 +126,11 @@ class Performer:
             flow_id = self._job.deployment_of(batch).flow_id
             runs = await reading(lambda: self._gateway.find_by_keys(flow_id, [key]), self._stopping)
         except EngineError:
-            self._post(ev.SubmissionDeferred(batch, attempt))
+            self._post((ev.SubmissionLost if is_over else ev.SubmissionDeferred)(batch, attempt))
             return
         passed(Boundary.RESOLVE_ANSWERED)
         if (run := runs.get(key)) is None:
-            self._post(ev.SubmissionAbsent(batch, attempt))
+            self._post((ev.SubmissionDeferred if is_over else ev.SubmissionAbsent)(batch, attempt))
         else:
             self._post(ev.Submitted(batch, attempt, run.id, run.phase, run.started))
 

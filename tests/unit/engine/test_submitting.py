@@ -23,14 +23,16 @@ SUBMISSION = Submission("k", MemoryGateway().engine.deployments["simulated/batch
 
 
 class Busy(Submitter):
-    """A server whose database is locked, so that every creation is answered by 503."""
+    """A server whose database is locked, so that every creation is answered by 503, in Prefect's words or a proxy's."""
 
-    def __init__(self) -> None:
+    def __init__(self, *said_by_prefect: bool) -> None:
         super().__init__(Connection(Masker(())), 1)
-        self.asked = 0
+        self.asked, self._said_by_prefect = 0, said_by_prefect
 
     async def _ask(self, submission: Submission) -> Any:
         self.asked += 1
+        if self._said_by_prefect:
+            raise BusyError(503, None, is_prefects=self._said_by_prefect[self.asked - 1])
         request = httpx.Request("POST", "http://127.0.0.1/api")
         raise httpx.HTTPStatusError("busy", request=request, response=httpx.Response(503, request=request))
 
@@ -40,6 +42,18 @@ def test_a_creation_that_met_a_busy_server_is_not_sent_again_once_the_job_stoppe
     with pytest.raises(SubmissionUnknownError):
         virtual.run(busy.submit(SUBMISSION, lambda: busy.asked < 3))
     assert busy.asked == 3
+
+
+@pytest.mark.parametrize(
+    ("said_by_prefect", "over"), [((True, True, True), True), ((True, False, True), False), ((False,) * 3, False)]
+)
+def test_what_prefect_itself_refused_each_time_is_not_on_its_way_any_more(
+    said_by_prefect: tuple[bool, ...], over: bool
+) -> None:
+    busy = Busy(*said_by_prefect)
+    with pytest.raises(SubmissionUnknownError) as told:
+        virtual.run(busy.submit(SUBMISSION, lambda: busy.asked < 3))
+    assert told.value.over is over
 
 
 def test_a_creation_whose_turn_comes_after_the_stop_is_never_sent():

@@ -132,6 +132,23 @@ def test_once_the_job_stops_nothing_is_sent_any_more():
     assert door.asked == []
 
 
+@pytest.mark.parametrize(
+    ("found", "event"),
+    [
+        ({"key": run_of(Phase.PENDING)}, ev.Submitted(0, 1, RunId("r"), Phase.PENDING)),
+        ({}, ev.SubmissionDeferred(0, 1)),
+        (EngineUnavailableError("away"), ev.SubmissionLost(0, 1)),
+    ],
+    ids=["created", "not created", "cannot be asked"],
+)
+def test_of_a_creation_that_is_not_on_its_way_any_more_the_record_decides_at_once(found, event):
+    job = prepared().job
+    if isinstance(found, dict):
+        found = {job.key(0, 1): run for run in found.values()}
+    door = Door(SubmissionUnknownError("busy", key="k", over=True), found)
+    assert done(job, door, lambda p: p.submit(ev.Submit(0, 1)))[0] == [event]
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_a_question_by_key_is_answered_by_an_event(there):
     job = prepared().job
