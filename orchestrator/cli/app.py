@@ -56,7 +56,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except cyclopts.CycloptsError as e:
-        say(f"error: {plain(masked(' '.join(str(e).split())))[:500]}; see --help")
+        say(f"error: {plain(masked(' '.join(str(e).split())))[:500].rstrip('.')}; see --help")
         return 2
     except OrchestratorError as e:
         say(error_line(e))

@@ -47,7 +47,8 @@ def retry(
     link(folder)  # of a retry that is retried: it may have been made by a parent that died before it was linked
     request = retry_request(folder, job, only, deployment, batch_size, again)
     if request is None:
-        give_json({"job_id": None, "reason": "nothing is left"}) if json else give(f"job {job} left no such items")
+        said = f"nothing to retry: job {job} left no such items"
+        give_json({"job_id": None, "reason": "nothing is left"}) if json else give(said)
         return 0
     request.update(job_id=job_id or new_job_id(), storage=storage_root(storage))
     return watched(

@@ -8,12 +8,12 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from orchestrator.cli.jobs import all_jobs, open_job, standing_json, who
+from orchestrator.cli.jobs import all_jobs, open_job, standing_json, storage_root, who
 from orchestrator.cli.options import OUTPUT, STOP, JobArgument, Json, Reason, Storage, flag
 from orchestrator.cli.terminal import give, give_json, give_json_line, masked, plain, say, table
 from orchestrator.core.chain import Link
 from orchestrator.core.model import ItemOutcome, StopMode
-from orchestrator.core.report import ItemCounts, Report
+from orchestrator.core.report import BatchCounts, ItemCounts, Report
 from orchestrator.errors import ConfigurationError, OrchestratorError
 from orchestrator.settings import Settings
 from orchestrator.store import JobFolder, encode_json
@@ -57,7 +57,7 @@ def _list(storage: str | None, json: bool) -> int:
     if json:
         give_json(found)
     elif not found:
-        say("no jobs here; --storage names another place")
+        say(f"no jobs in {storage_root(storage)}; --storage, ORCHESTRATOR_STORAGE or PREFECT_HOME name another place")
     else:
         rows = [(f["job_id"], f["state"], f"{f['items']['total']:,}", f["deployment"], f["created"]) for f in found]
         give(table(rows, ("job", "state", "items", "deployment", "created")))
@@ -121,9 +121,8 @@ def job_status(folder: JobFolder, *, watch: bool, alive: bool | None = None) -> 
         going_on = "stopping" if stop_record else "paused" if now.paused else "running"
         facts["state"] = going_on if alive else "interrupted"
         if not alive:
-            facts["reason"] = (
-                f"its parent run gives no sign of life; `orchestrator resume {record.job_id}` goes on with it"
-            )
+            then = "writes its report, and starts nothing" if stop_record else "goes on with it"
+            facts["reason"] = f"its parent run gives no sign of life; `orchestrator resume {record.job_id}` {then}"
     said = (
         [f"stop asked for: {stop_record.reason} ({stop_record.mode.value}, {stop_record.who})"] if stop_record else []
     )
@@ -249,6 +248,12 @@ def _items(n: ItemCounts) -> str:
     )
 
 
+def _batches(n: BatchCounts) -> str:
+    names = ("completed", "failed", "crashed", "cancelled", "not_submitted", "unconfirmed")
+    counted = [f"{count:,} {name.replace('_', ' ')}" for name in names if (count := getattr(n, name))]
+    return ", ".join(counted) or "none"
+
+
 def give_report(found: Report, json: bool, retried_by: Sequence[str] = ()) -> None:
     """A report on stdout: as JSON, or for people."""
     if json:
@@ -260,20 +265,16 @@ def give_report(found: Report, json: bool, retried_by: Sequence[str] = ()) -> No
         f"job {found.job_id}: {title}",
         f"  {found.headline}",
         f"  {_items(n)}",
-        "  batches: "
-        + ", ".join(
-            f"{count:,} {name.replace('_', ' ')}"
-            for name in ("completed", "failed", "crashed", "cancelled", "not_submitted", "unconfirmed")
-            if (count := getattr(found.batches, name))
-        )
-        + f" (of {found.batches.total:,}, at most {found.max_in_flight_seen} at once, {found.seconds:.1f} s)",
+        f"  batches: {_batches(found.batches)} (of {found.batches.total:,}, "
+        f"at most {found.max_in_flight_seen} at once, {found.seconds:.1f} s)",
     ]
     if switch.tripped:
         numbers = ", ".join(f"{name} = {value:g}" for name, value in switch.at.items())
         lines.append(f"  kill switch: {switch.clause}" + (f" ({numbers})" if numbers else ""))
     if switch.first_failure:
         f = switch.first_failure
-        lines.append(f"  first failure: item {f.index} ({f.key}): {f.type}: {f.text}")
+        label = f" ({f.label})" if f.label else ""
+        lines.append(f"  first failure: item {f.index}{label}: {f.type}: {f.text}")
     lines += [f"  {e.count:,} x {e.type}" + (f", e.g. {e.example}" if e.example else "") for e in found.errors]
     lines += [f"  note: {note}" for note in found.notes]
     if found.retry_of:

@@ -264,11 +264,12 @@ def _plan_text(found: Plan, wanted: int | None) -> str:
     sizes = f"{found.smallest:,}" if found.smallest == found.largest else f"{found.smallest:,} to {found.largest:,}"
     less = f" (of {wanted:,} asked for)" if wanted is not None and found.max_in_flight < wanted else ""
     parents, children = found.api_requests
+    rounds = "round" if found.waves == 1 else "rounds"
     rows = [
         ("deployment", found.deployment),
         ("items", f"{found.items:,} ({found.bytes:,} bytes as JSON)"),
         ("batches", f"{found.batches:,} of {sizes} items, the largest of {found.largest_bytes:,} bytes"),
-        ("at once", f"{found.max_in_flight:,} child runs{less}, so about {found.waves:,} one after another"),
+        ("at once", f"{found.max_in_flight:,} child runs{less}, in about {found.waves:,} {rounds}"),
         ("requests", f"about {children:,} by child runs, {parents:,} for them, and at most 60 a minute for watching"),
         *(_limit_rows(found.limit) if found.limit is not None else ()),
         ("kill switch", found.kill_switch or "none"),

@@ -191,6 +191,11 @@ class Failure:
     type: str  # exception class name, e.g. "TimeoutError"
     text: str  # one line
 
+    @property
+    def label(self) -> str:
+        """Its key, on one line; "" where that is no more than its number."""
+        return "" if self.key == str(self.index) else " ".join(self.key.split())[:80]
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:

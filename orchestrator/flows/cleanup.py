@@ -107,7 +107,7 @@ def summary(found: Survey, done: Sequence[Done] | None = None) -> str:
     if done is None:
         counts = [(found.of(act), act.value) for act in Act if act is not Act.LEAVE]
         said = ", ".join(f"{len(these)} to {word}" for these, word in counts if these)
-        return f"{found.folders:,} job{'' if found.folders == 1 else 's'}; {said or 'nothing to clean up'}"
+        return f"{found.folders:,} job{'' if found.folders == 1 else 's'}; {said or 'nothing to clean up now'}"
     failed = sum(not d.ok for d in done)
     return f"{len(done) - failed} cleaned up" + (f", {failed} not done" if failed else "")
 

@@ -151,6 +151,8 @@ async def prepare(
         created = await asyncio.to_thread(create_job, spec, source, folder, job_id, target, settings, on_staging)
         record, warnings = created[0], created[1].warnings
         await asyncio.to_thread(link_new, folder)
+        if not record.total:
+            warnings = (*warnings, "the source holds no items: there is nothing to do")
     for line in (*warnings, *target.advice):
         say(line)
     return await start_of(record, folder, spec, target, settings, parent, resumed=resumed)
@@ -353,7 +355,7 @@ def check_same(record: JobRecord, spec: JobSpec, source: Source) -> None:
     for request in (theirs, ours):
         request.pop("max_requests_per_minute", None)  # the parent's own affair: another one may have another
     if different := differences(theirs, json.loads(json.dumps(ours))):
-        listed = "; ".join(f"{name}: {_short(a)} there, {_short(b)} here" for name, (a, b) in different.items())
+        listed = "; ".join(_difference(name, a, b) for name, (a, b) in different.items())
         raise JobConflictError(
             f"job {record.job_id!r} exists with another request ({listed}); give another id, or the same request to "
             "resume it",
@@ -428,6 +430,16 @@ def news_seconds(spec: JobSpec, settings: Settings) -> float:
     """How far apart a child's news are: where requests are few, those of all children make no more than the parent."""
     budget = spec.max_requests_per_minute or settings.max_requests_per_minute
     return max(2.0, spec.max_in_flight / 10, 60 * spec.max_in_flight / budget if budget else 0.0)
+
+
+def _difference(name: str, theirs: object, ours: object) -> str:
+    """What is another in two requests, in one clause; of two sources only that in which they differ."""
+    if isinstance(theirs, dict) and isinstance(ours, dict) and theirs.get("kind") == ours.get("kind"):
+        parts = differences(theirs, ours)
+        if parts.keys() == {"hash"}:
+            return f"{name}: the content of {str(theirs.get('path', 'the source'))[:200]} is another than it was then"
+        return "; ".join(f"{name}.{part}: {_short(a)} there, {_short(b)} here" for part, (a, b) in parts.items())
+    return f"{name}: {_short(theirs)} there, {_short(ours)} here"
 
 
 def _short(value: object) -> str:

@@ -120,8 +120,9 @@ class Reactor:
             self.post(event)
         passed(Boundary.NOTICES_READ)
         self._log.info(
-            "Job %s: %d items in %d batches over %s, at most %d child runs at once.",
-            self._job.id, self.state.tally.total, len(self._job.batches), self._job.name, self.state.window,
+            "Job %s: %d items in %d %s over %s, at most %d child runs at once.",
+            self._job.id, self.state.tally.total, len(self._job.batches),
+            "batch" if len(self._job.batches) == 1 else "batches", self._job.name, self.state.window,
         )  # fmt: skip
         in_background(self._tasks, self._read_folder(), self._failed)
         await self._play_until(in_background(self._tasks, self._begin_page(), self._failed))

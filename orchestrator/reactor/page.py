@@ -169,7 +169,7 @@ def _failures(errors: Sequence[ErrorCluster], first: Failure | None) -> list[str
     lines: list[str] = []
     if first is not None:
         what = f"{escape(first.type)}: {escape(first.text)}"
-        label = f" ({escape(first.key, 80)})" if first.key != str(first.index) else ""
+        label = f" ({escape(first.label, 80)})" if first.label else ""
         lines += [f"**First failure:** item {first.index}{label}: {what}", ""]
     if errors:
         lines += ["| error | items | for example |", "|---|---|---|"]

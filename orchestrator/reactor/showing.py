@@ -90,7 +90,7 @@ class Showing:
         if len(self._told) > SHOWN_FAILURES:
             self._log.warning("Further failures are counted, not shown; the report has them all.")
             return
-        label = f" ({' '.join(first.key.split())[:80]})" if first.key != str(first.index) else ""
+        label = f" ({first.label})" if first.label else ""
         what = f"{first.type}: {first.text}"
         self._log.warning("Batch %d: item %d%s failed: %s", index + 1, first.index, label, what)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.app import run
-from orchestrator.core.model import Counts, EndReason, Failure, ItemOutcome, StopCause, StopMode, Verdict
+from orchestrator.core.model import Counts, EndReason, Failure, ItemOutcome, StopCause, StopMode, StopRecord, Verdict
 from orchestrator.core.report import BatchCounts, ErrorCluster, ItemCounts, KillSwitchReport, Report
 from orchestrator.store import EndRecord, JobFolder, JobRecord, Ledger, OutcomeRecord, job_folder_url
 from orchestrator.store.sources import parse_source
@@ -125,6 +125,19 @@ def test_the_list_says_at_once_which_jobs_have_lost_their_parent(
     listed = [(f["state"], f["reason"]) for f in json.loads(capsys.readouterr().out)]
     gone = "its parent run gives no sign of life; `orchestrator resume numbers` goes on with it"
     assert listed == [("running", ""), ("interrupted", gone)]
+
+
+def test_a_stopped_job_whose_parent_is_gone_wants_only_its_report(
+    folder: JobFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder.write_lease(7, 1, "stop")
+    long_ago = time.time() - 90
+    for path in Path(folder.url).rglob("*"):
+        os.utime(path, (long_ago, long_ago))
+    folder.request_stop(StopRecord(StopMode.CANCEL, StopCause.REQUESTED, "Ctrl-C", "command line"))
+    assert run(["status", "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert listed["reason"].endswith("`orchestrator resume numbers` writes its report, and starts nothing")
 
 
 def test_stop_writes_a_stop_that_holds_for_parent_and_children(

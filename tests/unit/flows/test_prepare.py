@@ -194,6 +194,24 @@ def test_the_same_request_takes_the_job_over(root):
     assert first.job.folder.is_superseded(first.job.epoch)
 
 
+def test_of_a_source_that_is_another_it_is_said_in_what(root, tmp_path):
+    file = tmp_path / "items.txt"
+    file.write_text("one\ntwo\n")
+    ready(root, str(file))
+    file.write_text("one\n")
+    with pytest.raises(JobConflictError, match=r"\(items: the content of .*items\.txt is another than it was then\)"):
+        ready(root, str(file))
+    with pytest.raises(JobConflictError, match=r'items: \{"kind": "file".* there, \{"kind": "range".* here'):
+        ready(root)
+
+
+def test_a_source_without_items_is_said(root):
+    said: list[str] = []
+    spec = make_spec(deployment="simulated/batches", job_id="j", storage=root)
+    asyncio.run(prepare(spec, as_source([], storage=root), MemoryGateway(), settings=Settings(), say=said.append))
+    assert "the source holds no items: there is nothing to do" in said
+
+
 def test_another_request_is_refused_with_the_differences(root):
     ready(root)
     with pytest.raises(JobConflictError, match="batch_size: 5 there, 6 here") as refused:
