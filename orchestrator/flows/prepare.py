@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import json
 import os
 import secrets
 import socket
@@ -29,7 +28,8 @@ from orchestrator.errors import (
     StoreCorruptError,
 )
 from orchestrator.flows.links import first_of, link_again, link_new
-from orchestrator.flows.request import JobSpec, differences, make_spec
+from orchestrator.flows.request import JobSpec, make_spec
+from orchestrator.flows.sameness import check_same
 from orchestrator.flows.target import Target, check_groups, check_items, find_target
 from orchestrator.reactor import Job, Times
 from orchestrator.reactor.boundaries import Boundary, passed
@@ -344,25 +344,6 @@ def _existing(folder: JobFolder) -> JobRecord | None:
         return None
 
 
-def check_same(record: JobRecord, spec: JobSpec, source: Source) -> None:
-    """Refuse to take a job over under another spec.
-
-    Raises:
-        JobConflictError: with the differences.
-    """
-    theirs = {**record.spec.get("job", {}), "items": record.spec.get("source")}
-    ours = {**spec.to_json(), "items": source.describe()}
-    for request in (theirs, ours):
-        request.pop("max_requests_per_minute", None)  # the parent's own affair: another one may have another
-    if different := differences(theirs, json.loads(json.dumps(ours))):
-        listed = "; ".join(_difference(name, a, b) for name, (a, b) in different.items())
-        raise JobConflictError(
-            f"job {record.job_id!r} exists with another request ({listed}); give another id, or the same request to "
-            "resume it",
-            differences=different,
-        )
-
-
 def finished(folder: JobFolder, job_id: str) -> Report | None:
     """The report of a job that did what was asked; None while it is not over.
 
@@ -430,18 +411,3 @@ def news_seconds(spec: JobSpec, settings: Settings) -> float:
     """How far apart a child's news are: where requests are few, those of all children make no more than the parent."""
     budget = spec.max_requests_per_minute or settings.max_requests_per_minute
     return max(2.0, spec.max_in_flight / 10, 60 * spec.max_in_flight / budget if budget else 0.0)
-
-
-def _difference(name: str, theirs: object, ours: object) -> str:
-    """What is another in two requests, in one clause; of two sources only that in which they differ."""
-    if isinstance(theirs, dict) and isinstance(ours, dict) and theirs.get("kind") == ours.get("kind"):
-        parts = differences(theirs, ours)
-        if parts.keys() == {"hash"}:
-            return f"{name}: the content of {str(theirs.get('path', 'the source'))[:200]} is another than it was then"
-        return "; ".join(f"{name}.{part}: {_short(a)} there, {_short(b)} here" for part, (a, b) in parts.items())
-    return f"{name}: {_short(theirs)} there, {_short(ours)} here"
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:59] + "…"
