@@ -8,21 +8,16 @@ reaches the folder.
 
 from __future__ import annotations
 
-import contextvars
 import os
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import TypeVar
 
 from orchestrator.batchrun.door import Door
 from orchestrator.batchrun.ending import Ending
 from orchestrator.core.model import UNREACHABLE
 from orchestrator.errors import ConfigurationError, EngineError, JobNotFoundError, OrchestratorError
 from orchestrator.store import JobFolder, absolute_url, here, import_client, local_path, redact, resolve, shown
+from orchestrator.store.bounded import within
 
-T = TypeVar("T")
 REACH_SECONDS = 15.0
 """For storage that does not answer, or says that it cannot now; client libraries wait for minutes."""
 MISSING_SECONDS = 3.0
@@ -49,7 +44,7 @@ def reach(url: str, *, seconds: float = REACH_SECONDS, missing_seconds: float = 
     """
     began = time.monotonic()
     try:
-        place = within(lambda: resolve(absolute_url(url)).url, seconds)
+        place = within(seconds, lambda: resolve(absolute_url(url)).url)
         asked = time.monotonic() - began
         import_client(place)  # a cold machine takes seconds for it, which say nothing of the storage
         began = time.monotonic() - asked
@@ -65,7 +60,7 @@ def reach(url: str, *, seconds: float = REACH_SECONDS, missing_seconds: float = 
     while True:
         left = began + seconds - time.monotonic()
         try:
-            return within(look, left)
+            return within(max(0.1, left), look)
         except TimeoutError:
             raise UnreachableError(said) from None
         except JobNotFoundError as e:
@@ -84,31 +79,12 @@ def unreachable(url: str, error: Exception, door: Door) -> Ending:
     """How a run ends that does not reach its job folder: what was seen from where, and the remedy."""
     what = " ".join(str(error).split())[:_CHARS].rstrip(".")
     try:
-        text = within(lambda: f"{shown(url)} from {here()}: {what}. {_remedy(url, what)}", _SHOWN_SECONDS)
+        text = within(_SHOWN_SECONDS, lambda: f"{shown(url)} from {here()}: {what}. {_remedy(url, what)}")
     except TimeoutError:  # what a block stands for cannot be told now
         text = f"{redact(url)} from {here()}: {what}. {_ADDRESS}"
     text = door.mask(f"cannot reach the job folder {text}")
     door.logger.error("This run %s", text)
     return Ending("FAILED", UNREACHABLE, text[0].upper() + text[1:])
-
-
-def within(function: Callable[[], T], seconds: float) -> T:
-    """What a function gives; a client library that waits is left behind after so many seconds, in its thread.
-
-    Raises:
-        TimeoutError: it did not end in time.
-    """
-    future: Future[T] = Future()
-    context = contextvars.copy_context()
-
-    def run() -> None:
-        try:
-            future.set_result(context.run(function))
-        except BaseException as e:  # noqa: BLE001 - raised in the caller
-            future.set_exception(e)
-
-    threading.Thread(target=run, name="within", daemon=True).start()
-    return future.result(max(0.1, seconds))
 
 
 def _what_is_there(url: str) -> str:

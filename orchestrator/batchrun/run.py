@@ -15,11 +15,12 @@ from orchestrator.batchrun.ending import Ending, ending, sentence
 from orchestrator.batchrun.fence import Fence
 from orchestrator.batchrun.isolation import order, with_signal
 from orchestrator.batchrun.options import JobSettings, Options
-from orchestrator.batchrun.reaching import UnreachableError, reach, unreachable, within
+from orchestrator.batchrun.reaching import UnreachableError, reach, unreachable
 from orchestrator.batchrun.recorder import printable
 from orchestrator.core.model import BatchReference, Counts, EndReason, Item, ItemOutcome, StopMode
 from orchestrator.errors import ConfigurationError, JobConflictError, RunDiedError, StoreUnavailableError
 from orchestrator.store import EndRecord, JobFolder, Ledger, OutcomeRecord
+from orchestrator.store.bounded import within
 from orchestrator.store.layout import REPORT
 from orchestrator.store.ledger import refuse
 
@@ -266,7 +267,7 @@ class Attempt(Run):
         try:
             # Left behind where a large last segment takes longer, nothing is lost: without a last word the parent reads
             # the segments that are there, and has the other items tried again.
-            within(write, _LAST_WORD_SECONDS)
+            within(_LAST_WORD_SECONDS, write)
         except TimeoutError as error:
             raise StoreUnavailableError(f"no answer within {_LAST_WORD_SECONDS:g} s") from error
 

@@ -273,8 +273,7 @@ def give_report(found: Report, json: bool, retried_by: Sequence[str] = ()) -> No
         lines.append(f"  kill switch: {switch.clause}" + (f" ({numbers})" if numbers else ""))
     if switch.first_failure:
         f = switch.first_failure
-        label = f" ({f.label})" if f.label else ""
-        lines.append(f"  first failure: item {f.index}{label}: {f.type}: {f.text}")
+        lines.append(f"  first failure: {f.item}: {f.type}: {f.text}")
     lines += [f"  {e.count:,} x {e.type}" + (f", e.g. {e.example}" if e.example else "") for e in found.errors]
     lines += [f"  note: {note}" for note in found.notes]
     if found.retry_of:

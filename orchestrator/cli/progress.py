@@ -50,8 +50,7 @@ def remarks(view: JobView) -> list[tuple[str, str]]:
     found = []
     if view.first_failure:
         f = view.first_failure
-        label = f" ({f.label})" if f.label else ""
-        found.append((f"first failure: item {f.index}{label}: {f.type}: {f.text}"[:200], "yellow"))
+        found.append((f"first failure: {f.item}: {f.type}: {f.text}"[:200], "yellow"))
     if view.paused:
         found.append((f"paused {view.paused}; `orchestrator resume {view.job_id}` goes on", "yellow"))
     if view.waiting_for:

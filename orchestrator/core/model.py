@@ -196,6 +196,11 @@ class Failure:
         """Its key, on one line; "" where that is no more than its number."""
         return "" if self.key == str(self.index) else " ".join(self.key.split())[:80]
 
+    @property
+    def item(self) -> str:
+        """ "item 25 (photo 25)", or "item 25" where its key says no more."""
+        return f"item {self.index} ({self.label})" if self.label else f"item {self.index}"
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:

@@ -90,9 +90,7 @@ class Showing:
         if len(self._told) > SHOWN_FAILURES:
             self._log.warning("Further failures are counted, not shown; the report has them all.")
             return
-        label = f" ({first.label})" if first.label else ""
-        what = f"{first.type}: {first.text}"
-        self._log.warning("Batch %d: item %d%s failed: %s", index + 1, first.index, label, what)
+        self._log.warning("Batch %d: %s failed: %s: %s", index + 1, first.item, first.type, first.text)
 
     # ------------------------------------------------------------------ by itself
 
